@@ -75,25 +75,17 @@ type Cluster interface {
 	Available() bool
 }
 
-// InterestChange is the new state of one filter in a gateway's interest.
-type InterestChange struct {
-	Filter string
-	Want   Interest
-}
+// InterestChange and Interest are the cluster's view of local subscriptions.
+type (
+	InterestChange = flow.InterestChange
+	Interest       = flow.Interest
+)
 
-// Interest says which messages a gateway wants for a filter.
-type Interest byte
-
-// Interest bits. Zero removes the filter.
+// Interest bits, see package flow.
 const (
-	// WantQoS0: messages published at QoS 0 (some local session subscribes).
-	WantQoS0 Interest = 1 << iota
-	// WantDowngraded: messages of QoS 1 and 2 by the unreliable path, because
-	// some local session subscribes at QoS 0.
-	WantDowngraded
-	// WantReliable: messages of QoS 1 and 2 by an exactly-once lane, because
-	// some ephemeral session subscribes at QoS 1 or 2.
-	WantReliable
+	WantQoS0       = flow.WantQoS0
+	WantDowngraded = flow.WantDowngraded
+	WantReliable   = flow.WantReliable
 )
 
 // Gateway is what the cluster calls on the gateway of its node. Its methods

@@ -158,6 +158,27 @@ type Disconnect struct {
 	Expiry    uint32
 }
 
+// InterestChange is the new state of one filter in a gateway's interest.
+type InterestChange struct {
+	Filter string
+	Want   Interest
+}
+
+// Interest says which messages a gateway wants for a filter.
+type Interest byte
+
+// Interest bits. Zero removes the filter.
+const (
+	// WantQoS0: messages published at QoS 0 (some local session subscribes).
+	WantQoS0 Interest = 1 << iota
+	// WantDowngraded: messages of QoS 1 and 2 by the unreliable path, because
+	// some local session subscribes at QoS 0.
+	WantDowngraded
+	// WantReliable: messages of QoS 1 and 2 by an exactly-once lane, because
+	// some ephemeral session subscribes at QoS 1 or 2.
+	WantReliable
+)
+
 // Errors with which the cluster answers a gateway.
 var (
 	// ErrFenced: another connection owns the session now; this one must close
