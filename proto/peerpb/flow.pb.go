@@ -139,6 +139,7 @@ type Frame struct {
 	//	*Frame_RetainedRead
 	//	*Frame_RetainedData
 	//	*Frame_Leader
+	//	*Frame_Beacon
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -316,6 +317,15 @@ func (x *Frame) GetLeader() *Leader {
 	return nil
 }
 
+func (x *Frame) GetBeacon() *Beacon {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Beacon); ok {
+			return x.Beacon
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -380,6 +390,10 @@ type Frame_Leader struct {
 	Leader *Leader `protobuf:"bytes,15,opt,name=leader,proto3,oneof"`
 }
 
+type Frame_Beacon struct {
+	Beacon *Beacon `protobuf:"bytes,16,opt,name=beacon,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_LaneItems) isFrame_Body() {}
@@ -409,6 +423,8 @@ func (*Frame_RetainedRead) isFrame_Body() {}
 func (*Frame_RetainedData) isFrame_Body() {}
 
 func (*Frame_Leader) isFrame_Body() {}
+
+func (*Frame_Beacon) isFrame_Body() {}
 
 type Hello struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -739,8 +755,11 @@ type LaneAnswer struct {
 	Status     LaneAnswer_Status      `protobuf:"varint,3,opt,name=status,proto3,enum=flotilla.peer.v1.LaneAnswer_Status" json:"status,omitempty"`
 	Mark       uint64                 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`
 	// results that differ from the default (code 0, no bytes).
-	Results       []*LaneResult `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
-	Leader        string        `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`
+	Results []*LaneResult `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
+	Leader  string        `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`
+	// base: the answer speaks of the items after this one only. A source that
+	// still misses an answer at or below base asks again by resending.
+	Base          uint64 `protobuf:"varint,8,opt,name=base,proto3" json:"base,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -822,6 +841,13 @@ func (x *LaneAnswer) GetLeader() string {
 		return x.Leader
 	}
 	return ""
+}
+
+func (x *LaneAnswer) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
 }
 
 // Attach tells a partition's leader which of its sessions a gateway holds, and
@@ -1463,13 +1489,15 @@ func (x *InterestFilter) GetWant() uint32 {
 // InterestUpdate brings the interest of a destination from one version to the
 // next. base 0: the whole summary, in parts (more).
 type InterestUpdate struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Destination   uint64                 `protobuf:"varint,1,opt,name=destination,proto3" json:"destination,omitempty"`
-	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // term of a partition's leader; 0 for gateways
-	Base          uint64                 `protobuf:"varint,3,opt,name=base,proto3" json:"base,omitempty"`
-	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
-	Filters       []*InterestFilter      `protobuf:"bytes,5,rep,name=filters,proto3" json:"filters,omitempty"`
-	More          bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Destination uint64                 `protobuf:"varint,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	Generation  uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // term of a partition's leader; 0 for gateways
+	Base        uint64                 `protobuf:"varint,3,opt,name=base,proto3" json:"base,omitempty"`
+	Version     uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	Filters     []*InterestFilter      `protobuf:"bytes,5,rep,name=filters,proto3" json:"filters,omitempty"`
+	More        bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	// knows is the sender's applied index of the control group.
+	Knows         uint64 `protobuf:"varint,7,opt,name=knows,proto3" json:"knows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1546,6 +1574,13 @@ func (x *InterestUpdate) GetMore() bool {
 	return false
 }
 
+func (x *InterestUpdate) GetKnows() uint64 {
+	if x != nil {
+		return x.Knows
+	}
+	return 0
+}
+
 // InterestAck: the sender routes by this version. have 0 with want_full asks for
 // the whole summary.
 type InterestAck struct {
@@ -1554,8 +1589,8 @@ type InterestAck struct {
 	Generation  uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Version     uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	WantFull    bool                   `protobuf:"varint,4,opt,name=want_full,json=wantFull,proto3" json:"want_full,omitempty"`
-	// knows is the sender's applied index of the control group.
-	Knows         uint64 `protobuf:"varint,5,opt,name=knows,proto3" json:"knows,omitempty"`
+	// gateway is the incarnation of the sender.
+	Gateway       uint64 `protobuf:"varint,5,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1618,9 +1653,9 @@ func (x *InterestAck) GetWantFull() bool {
 	return false
 }
 
-func (x *InterestAck) GetKnows() uint64 {
+func (x *InterestAck) GetGateway() uint64 {
 	if x != nil {
-		return x.Knows
+		return x.Gateway
 	}
 	return 0
 }
@@ -1928,6 +1963,51 @@ func (x *Leader) GetNode() string {
 	return ""
 }
 
+// Beacon is sent to every peer at intervals.
+type Beacon struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Wall          int64                  `protobuf:"varint,1,opt,name=wall,proto3" json:"wall,omitempty"` // the sender's wall clock, Unix milliseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beacon) Reset() {
+	*x = Beacon{}
+	mi := &file_peerpb_flow_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beacon) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beacon) ProtoMessage() {}
+
+func (x *Beacon) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
+func (*Beacon) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Beacon) GetWall() int64 {
+	if x != nil {
+		return x.Wall
+	}
+	return 0
+}
+
 var File_peerpb_flow_proto protoreflect.FileDescriptor
 
 const file_peerpb_flow_proto_rawDesc = "" +
@@ -1935,7 +2015,7 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x11peerpb/flow.proto\x12\x10flotilla.peer.v1\"=\n" +
 	"\n" +
 	"FrameBatch\x12/\n" +
-	"\x06frames\x18\x01 \x03(\v2\x17.flotilla.peer.v1.FrameR\x06frames\"\xee\x06\n" +
+	"\x06frames\x18\x01 \x03(\v2\x17.flotilla.peer.v1.FrameR\x06frames\"\xa2\a\n" +
 	"\x05Frame\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.flotilla.peer.v1.HelloH\x00R\x05hello\x12<\n" +
 	"\n" +
@@ -1954,7 +2034,8 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x05route\x18\f \x01(\v2\x17.flotilla.peer.v1.RouteH\x00R\x05route\x12E\n" +
 	"\rretained_read\x18\r \x01(\v2\x1e.flotilla.peer.v1.RetainedReadH\x00R\fretainedRead\x12E\n" +
 	"\rretained_data\x18\x0e \x01(\v2\x1e.flotilla.peer.v1.RetainedDataH\x00R\fretainedData\x122\n" +
-	"\x06leader\x18\x0f \x01(\v2\x18.flotilla.peer.v1.LeaderH\x00R\x06leaderB\x06\n" +
+	"\x06leader\x18\x0f \x01(\v2\x18.flotilla.peer.v1.LeaderH\x00R\x06leader\x122\n" +
+	"\x06beacon\x18\x10 \x01(\v2\x18.flotilla.peer.v1.BeaconH\x00R\x06beaconB\x06\n" +
 	"\x04body\"\x80\x01\n" +
 	"\x05Hello\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
@@ -1979,7 +2060,7 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"LaneResult\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\rR\x04code\x12\x16\n" +
-	"\x06result\x18\x03 \x01(\fR\x06result\"\xc8\x02\n" +
+	"\x06result\x18\x03 \x01(\fR\x06result\"\xdc\x02\n" +
 	"\n" +
 	"LaneAnswer\x12*\n" +
 	"\x04lane\x18\x01 \x01(\v2\x16.flotilla.peer.v1.LaneR\x04lane\x12\x12\n" +
@@ -1989,7 +2070,8 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\x0e2#.flotilla.peer.v1.LaneAnswer.StatusR\x06status\x12\x12\n" +
 	"\x04mark\x18\x04 \x01(\x04R\x04mark\x126\n" +
 	"\aresults\x18\x05 \x03(\v2\x1c.flotilla.peer.v1.LaneResultR\aresults\x12\x16\n" +
-	"\x06leader\x18\a \x01(\tR\x06leader\"8\n" +
+	"\x06leader\x18\a \x01(\tR\x06leader\x12\x12\n" +
+	"\x04base\x18\b \x01(\x04R\x04base\"8\n" +
 	"\x06Status\x12\t\n" +
 	"\x05TAKEN\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2043,7 +2125,7 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"<\n" +
 	"\x0eInterestFilter\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x12\n" +
-	"\x04want\x18\x02 \x01(\rR\x04want\"\xd0\x01\n" +
+	"\x04want\x18\x02 \x01(\rR\x04want\"\xe6\x01\n" +
 	"\x0eInterestUpdate\x12 \n" +
 	"\vdestination\x18\x01 \x01(\x04R\vdestination\x12\x1e\n" +
 	"\n" +
@@ -2052,15 +2134,16 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12:\n" +
 	"\afilters\x18\x05 \x03(\v2 .flotilla.peer.v1.InterestFilterR\afilters\x12\x12\n" +
-	"\x04more\x18\x06 \x01(\bR\x04more\"\x9c\x01\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\x12\x14\n" +
+	"\x05knows\x18\a \x01(\x04R\x05knows\"\xa0\x01\n" +
 	"\vInterestAck\x12 \n" +
 	"\vdestination\x18\x01 \x01(\x04R\vdestination\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x1b\n" +
-	"\twant_full\x18\x04 \x01(\bR\bwantFull\x12\x14\n" +
-	"\x05knows\x18\x05 \x01(\x04R\x05knows\"U\n" +
+	"\twant_full\x18\x04 \x01(\bR\bwantFull\x12\x18\n" +
+	"\agateway\x18\x05 \x01(\x04R\agateway\"U\n" +
 	"\aSettled\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x18\n" +
@@ -2081,7 +2164,9 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x06Leader\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04node\x18\x03 \x01(\tR\x04node2P\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"\x1c\n" +
+	"\x06Beacon\x12\x12\n" +
+	"\x04wall\x18\x01 \x01(\x03R\x04wall2P\n" +
 	"\x04Flow\x12H\n" +
 	"\x06Frames\x12\x1c.flotilla.peer.v1.FrameBatch\x1a\x1c.flotilla.peer.v1.FrameBatch(\x010\x01B0Z.github.com/flotilla-mqtt/flotilla/proto/peerpbb\x06proto3"
 
@@ -2098,7 +2183,7 @@ func file_peerpb_flow_proto_rawDescGZIP() []byte {
 }
 
 var file_peerpb_flow_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_peerpb_flow_proto_goTypes = []any{
 	(LaneAnswer_Status)(0), // 0: flotilla.peer.v1.LaneAnswer.Status
 	(*FrameBatch)(nil),     // 1: flotilla.peer.v1.FrameBatch
@@ -2125,6 +2210,7 @@ var file_peerpb_flow_proto_goTypes = []any{
 	(*RetainedRead)(nil),   // 22: flotilla.peer.v1.RetainedRead
 	(*RetainedData)(nil),   // 23: flotilla.peer.v1.RetainedData
 	(*Leader)(nil),         // 24: flotilla.peer.v1.Leader
+	(*Beacon)(nil),         // 25: flotilla.peer.v1.Beacon
 }
 var file_peerpb_flow_proto_depIdxs = []int32{
 	2,  // 0: flotilla.peer.v1.FrameBatch.frames:type_name -> flotilla.peer.v1.Frame
@@ -2143,22 +2229,23 @@ var file_peerpb_flow_proto_depIdxs = []int32{
 	22, // 13: flotilla.peer.v1.Frame.retained_read:type_name -> flotilla.peer.v1.RetainedRead
 	23, // 14: flotilla.peer.v1.Frame.retained_data:type_name -> flotilla.peer.v1.RetainedData
 	24, // 15: flotilla.peer.v1.Frame.leader:type_name -> flotilla.peer.v1.Leader
-	4,  // 16: flotilla.peer.v1.LaneItems.lane:type_name -> flotilla.peer.v1.Lane
-	5,  // 17: flotilla.peer.v1.LaneItems.items:type_name -> flotilla.peer.v1.LaneItem
-	4,  // 18: flotilla.peer.v1.LaneAnswer.lane:type_name -> flotilla.peer.v1.Lane
-	0,  // 19: flotilla.peer.v1.LaneAnswer.status:type_name -> flotilla.peer.v1.LaneAnswer.Status
-	7,  // 20: flotilla.peer.v1.LaneAnswer.results:type_name -> flotilla.peer.v1.LaneResult
-	10, // 21: flotilla.peer.v1.Attach.sessions:type_name -> flotilla.peer.v1.AttachSession
-	12, // 22: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
-	13, // 23: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
-	17, // 24: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
-	1,  // 25: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
-	1,  // 26: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
-	26, // [26:27] is the sub-list for method output_type
-	25, // [25:26] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	25, // 16: flotilla.peer.v1.Frame.beacon:type_name -> flotilla.peer.v1.Beacon
+	4,  // 17: flotilla.peer.v1.LaneItems.lane:type_name -> flotilla.peer.v1.Lane
+	5,  // 18: flotilla.peer.v1.LaneItems.items:type_name -> flotilla.peer.v1.LaneItem
+	4,  // 19: flotilla.peer.v1.LaneAnswer.lane:type_name -> flotilla.peer.v1.Lane
+	0,  // 20: flotilla.peer.v1.LaneAnswer.status:type_name -> flotilla.peer.v1.LaneAnswer.Status
+	7,  // 21: flotilla.peer.v1.LaneAnswer.results:type_name -> flotilla.peer.v1.LaneResult
+	10, // 22: flotilla.peer.v1.Attach.sessions:type_name -> flotilla.peer.v1.AttachSession
+	12, // 23: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
+	13, // 24: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
+	17, // 25: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
+	1,  // 26: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
+	1,  // 27: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
+	27, // [27:28] is the sub-list for method output_type
+	26, // [26:27] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_peerpb_flow_proto_init() }
@@ -2182,6 +2269,7 @@ func file_peerpb_flow_proto_init() {
 		(*Frame_RetainedRead)(nil),
 		(*Frame_RetainedData)(nil),
 		(*Frame_Leader)(nil),
+		(*Frame_Beacon)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2189,7 +2277,7 @@ func file_peerpb_flow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peerpb_flow_proto_rawDesc), len(file_peerpb_flow_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
