@@ -2324,6 +2324,10 @@ func (x *DeleteSession) GetClientId() string {
 	return ""
 }
 
+// Messages are shared: one stands once, before the first record that refers to
+// it. Messages are numbered from 1 in the order of their records; what refers to
+// one has its number, so that a message to a thousand sessions takes the room of
+// one in a snapshot, and again in memory after a restore.
 type SnapshotRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -2335,6 +2339,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Mark
 	//	*SnapshotRecord_Closed
 	//	*SnapshotRecord_Trailer
+	//	*SnapshotRecord_Message
 	Body          isSnapshotRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2395,7 +2400,7 @@ func (x *SnapshotRecord) GetSession() *SessionState {
 	return nil
 }
 
-func (x *SnapshotRecord) GetRetained() *Message {
+func (x *SnapshotRecord) GetRetained() *RetainedState {
 	if x != nil {
 		if x, ok := x.Body.(*SnapshotRecord_Retained); ok {
 			return x.Retained
@@ -2440,6 +2445,15 @@ func (x *SnapshotRecord) GetTrailer() *SnapshotTrailer {
 	return nil
 }
 
+func (x *SnapshotRecord) GetMessage() *Message {
+	if x != nil {
+		if x, ok := x.Body.(*SnapshotRecord_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Body interface {
 	isSnapshotRecord_Body()
 }
@@ -2453,7 +2467,7 @@ type SnapshotRecord_Session struct {
 }
 
 type SnapshotRecord_Retained struct {
-	Retained *Message `protobuf:"bytes,3,opt,name=retained,proto3,oneof"`
+	Retained *RetainedState `protobuf:"bytes,3,opt,name=retained,proto3,oneof"`
 }
 
 type SnapshotRecord_Outbox struct {
@@ -2472,6 +2486,10 @@ type SnapshotRecord_Trailer struct {
 	Trailer *SnapshotTrailer `protobuf:"bytes,7,opt,name=trailer,proto3,oneof"`
 }
 
+type SnapshotRecord_Message struct {
+	Message *Message `protobuf:"bytes,8,opt,name=message,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Body() {}
 
 func (*SnapshotRecord_Session) isSnapshotRecord_Body() {}
@@ -2486,6 +2504,52 @@ func (*SnapshotRecord_Closed) isSnapshotRecord_Body() {}
 
 func (*SnapshotRecord_Trailer) isSnapshotRecord_Body() {}
 
+func (*SnapshotRecord_Message) isSnapshotRecord_Body() {}
+
+type RetainedState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       uint64                 `protobuf:"varint,1,opt,name=message,proto3" json:"message,omitempty"` // number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetainedState) Reset() {
+	*x = RetainedState{}
+	mi := &file_logpb_log_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetainedState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetainedState) ProtoMessage() {}
+
+func (x *RetainedState) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetainedState.ProtoReflect.Descriptor instead.
+func (*RetainedState) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RetainedState) GetMessage() uint64 {
+	if x != nil {
+		return x.Message
+	}
+	return 0
+}
+
 type SnapshotHeader struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Format          uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"` // 1
@@ -2493,7 +2557,7 @@ type SnapshotHeader struct {
 	Partitions      uint32                 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	Applied         uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last applied entry
 	Time            int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`
-	NextEpoch       uint64                 `protobuf:"varint,6,opt,name=next_epoch,json=nextEpoch,proto3" json:"next_epoch,omitempty"`
+	LastEpoch       uint64                 `protobuf:"varint,6,opt,name=last_epoch,json=lastEpoch,proto3" json:"last_epoch,omitempty"`
 	OutboxSeq       uint64                 `protobuf:"varint,7,opt,name=outbox_seq,json=outboxSeq,proto3" json:"outbox_seq,omitempty"`
 	InterestVersion uint64                 `protobuf:"varint,8,opt,name=interest_version,json=interestVersion,proto3" json:"interest_version,omitempty"`
 	Settings        *Settings              `protobuf:"bytes,9,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -2503,7 +2567,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_logpb_log_proto_msgTypes[30]
+	mi := &file_logpb_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2579,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[30]
+	mi := &file_logpb_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2592,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{30}
+	return file_logpb_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -2566,9 +2630,9 @@ func (x *SnapshotHeader) GetTime() int64 {
 	return 0
 }
 
-func (x *SnapshotHeader) GetNextEpoch() uint64 {
+func (x *SnapshotHeader) GetLastEpoch() uint64 {
 	if x != nil {
-		return x.NextEpoch
+		return x.LastEpoch
 	}
 	return 0
 }
@@ -2603,7 +2667,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_logpb_log_proto_msgTypes[31]
+	mi := &file_logpb_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2679,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[31]
+	mi := &file_logpb_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2692,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{31}
+	return file_logpb_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotTrailer) GetRecords() uint64 {
@@ -2648,7 +2712,7 @@ type ClosedNode struct {
 
 func (x *ClosedNode) Reset() {
 	*x = ClosedNode{}
-	mi := &file_logpb_log_proto_msgTypes[32]
+	mi := &file_logpb_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2724,7 @@ func (x *ClosedNode) String() string {
 func (*ClosedNode) ProtoMessage() {}
 
 func (x *ClosedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[32]
+	mi := &file_logpb_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2737,7 @@ func (x *ClosedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedNode.ProtoReflect.Descriptor instead.
 func (*ClosedNode) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{32}
+	return file_logpb_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ClosedNode) GetNode() uint32 {
@@ -2701,7 +2765,7 @@ type MarkState struct {
 
 func (x *MarkState) Reset() {
 	*x = MarkState{}
-	mi := &file_logpb_log_proto_msgTypes[33]
+	mi := &file_logpb_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2777,7 @@ func (x *MarkState) String() string {
 func (*MarkState) ProtoMessage() {}
 
 func (x *MarkState) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[33]
+	mi := &file_logpb_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2790,7 @@ func (x *MarkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkState.ProtoReflect.Descriptor instead.
 func (*MarkState) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{33}
+	return file_logpb_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MarkState) GetSource() uint64 {
@@ -2761,7 +2825,7 @@ type StoredResult struct {
 
 func (x *StoredResult) Reset() {
 	*x = StoredResult{}
-	mi := &file_logpb_log_proto_msgTypes[34]
+	mi := &file_logpb_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2837,7 @@ func (x *StoredResult) String() string {
 func (*StoredResult) ProtoMessage() {}
 
 func (x *StoredResult) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[34]
+	mi := &file_logpb_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2850,7 @@ func (x *StoredResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredResult.ProtoReflect.Descriptor instead.
 func (*StoredResult) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{34}
+	return file_logpb_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StoredResult) GetSeq() uint64 {
@@ -2813,7 +2877,7 @@ func (x *StoredResult) GetResult() []byte {
 type OutboxItem struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Seq        uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
-	Message    *Message               `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Message    uint64                 `protobuf:"varint,2,opt,name=message,proto3" json:"message,omitempty"` // number
 	AfterClose uint64                 `protobuf:"varint,3,opt,name=after_close,json=afterClose,proto3" json:"after_close,omitempty"`
 	// The session flow that waits for the retained partition.
 	WaitClient    string `protobuf:"bytes,4,opt,name=wait_client,json=waitClient,proto3" json:"wait_client,omitempty"`
@@ -2825,7 +2889,7 @@ type OutboxItem struct {
 
 func (x *OutboxItem) Reset() {
 	*x = OutboxItem{}
-	mi := &file_logpb_log_proto_msgTypes[35]
+	mi := &file_logpb_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2901,7 @@ func (x *OutboxItem) String() string {
 func (*OutboxItem) ProtoMessage() {}
 
 func (x *OutboxItem) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[35]
+	mi := &file_logpb_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2914,7 @@ func (x *OutboxItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutboxItem.ProtoReflect.Descriptor instead.
 func (*OutboxItem) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{35}
+	return file_logpb_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OutboxItem) GetSeq() uint64 {
@@ -2860,11 +2924,11 @@ func (x *OutboxItem) GetSeq() uint64 {
 	return 0
 }
 
-func (x *OutboxItem) GetMessage() *Message {
+func (x *OutboxItem) GetMessage() uint64 {
 	if x != nil {
 		return x.Message
 	}
-	return nil
+	return 0
 }
 
 func (x *OutboxItem) GetAfterClose() uint64 {
@@ -2915,18 +2979,21 @@ type SessionState struct {
 	Queue          []*QueuedMessage       `protobuf:"bytes,16,rep,name=queue,proto3" json:"queue,omitempty"`
 	Inflight       []*InflightMessage     `protobuf:"bytes,17,rep,name=inflight,proto3" json:"inflight,omitempty"`
 	Inbound        []*InboundMessage      `protobuf:"bytes,18,rep,name=inbound,proto3" json:"inbound,omitempty"`
-	NextPacketId   uint32                 `protobuf:"varint,19,opt,name=next_packet_id,json=nextPacketId,proto3" json:"next_packet_id,omitempty"`
-	NextDelivery   uint64                 `protobuf:"varint,20,opt,name=next_delivery,json=nextDelivery,proto3" json:"next_delivery,omitempty"`
+	LastPacketId   uint32                 `protobuf:"varint,19,opt,name=last_packet_id,json=lastPacketId,proto3" json:"last_packet_id,omitempty"`
+	LastDelivery   uint64                 `protobuf:"varint,20,opt,name=last_delivery,json=lastDelivery,proto3" json:"last_delivery,omitempty"`
 	Holds          []*Hold                `protobuf:"bytes,21,rep,name=holds,proto3" json:"holds,omitempty"`
-	NextHold       uint64                 `protobuf:"varint,22,opt,name=next_hold,json=nextHold,proto3" json:"next_hold,omitempty"`
-	Dropped        uint64                 `protobuf:"varint,23,opt,name=dropped,proto3" json:"dropped,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	LastHold       uint64                 `protobuf:"varint,22,opt,name=last_hold,json=lastHold,proto3" json:"last_hold,omitempty"`
+	Dropped        uint64                 `protobuf:"varint,23,opt,name=dropped,proto3" json:"dropped,omitempty"` // for limits
+	// pushed is the last delivery that was sent on the current connection; with a
+	// smaller Receive Maximum than before, not all of inflight can go at once.
+	Pushed        uint64 `protobuf:"varint,24,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_logpb_log_proto_msgTypes[36]
+	mi := &file_logpb_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3005,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[36]
+	mi := &file_logpb_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3018,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{36}
+	return file_logpb_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SessionState) GetClientId() string {
@@ -3080,16 +3147,16 @@ func (x *SessionState) GetInbound() []*InboundMessage {
 	return nil
 }
 
-func (x *SessionState) GetNextPacketId() uint32 {
+func (x *SessionState) GetLastPacketId() uint32 {
 	if x != nil {
-		return x.NextPacketId
+		return x.LastPacketId
 	}
 	return 0
 }
 
-func (x *SessionState) GetNextDelivery() uint64 {
+func (x *SessionState) GetLastDelivery() uint64 {
 	if x != nil {
-		return x.NextDelivery
+		return x.LastDelivery
 	}
 	return 0
 }
@@ -3101,9 +3168,9 @@ func (x *SessionState) GetHolds() []*Hold {
 	return nil
 }
 
-func (x *SessionState) GetNextHold() uint64 {
+func (x *SessionState) GetLastHold() uint64 {
 	if x != nil {
-		return x.NextHold
+		return x.LastHold
 	}
 	return 0
 }
@@ -3115,9 +3182,16 @@ func (x *SessionState) GetDropped() uint64 {
 	return 0
 }
 
+func (x *SessionState) GetPushed() uint64 {
+	if x != nil {
+		return x.Pushed
+	}
+	return 0
+}
+
 type QueuedMessage struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
-	Message         *Message               `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	Message         uint64                 `protobuf:"varint,1,opt,name=message,proto3" json:"message,omitempty"` // number
 	Qos             uint32                 `protobuf:"varint,2,opt,name=qos,proto3" json:"qos,omitempty"`
 	Retained        bool                   `protobuf:"varint,3,opt,name=retained,proto3" json:"retained,omitempty"`
 	SubscriptionIds []uint32               `protobuf:"varint,4,rep,packed,name=subscription_ids,json=subscriptionIds,proto3" json:"subscription_ids,omitempty"`
@@ -3127,7 +3201,7 @@ type QueuedMessage struct {
 
 func (x *QueuedMessage) Reset() {
 	*x = QueuedMessage{}
-	mi := &file_logpb_log_proto_msgTypes[37]
+	mi := &file_logpb_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3213,7 @@ func (x *QueuedMessage) String() string {
 func (*QueuedMessage) ProtoMessage() {}
 
 func (x *QueuedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[37]
+	mi := &file_logpb_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,14 +3226,14 @@ func (x *QueuedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueuedMessage.ProtoReflect.Descriptor instead.
 func (*QueuedMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{37}
+	return file_logpb_log_proto_rawDescGZIP(), []int{38}
 }
 
-func (x *QueuedMessage) GetMessage() *Message {
+func (x *QueuedMessage) GetMessage() uint64 {
 	if x != nil {
 		return x.Message
 	}
-	return nil
+	return 0
 }
 
 func (x *QueuedMessage) GetQos() uint32 {
@@ -3184,19 +3258,22 @@ func (x *QueuedMessage) GetSubscriptionIds() []uint32 {
 }
 
 type InflightMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Delivery      uint64                 `protobuf:"varint,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
-	PacketId      uint32                 `protobuf:"varint,2,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`    // of the connection it was first sent on
-	Pubrec        bool                   `protobuf:"varint,4,opt,name=pubrec,proto3" json:"pubrec,omitempty"`  // the client has it; PUBREL is next
-	Message       *QueuedMessage         `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"` // without payload once pubrec
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Delivery uint64                 `protobuf:"varint,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	PacketId uint32                 `protobuf:"varint,2,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`    // of the connection it was first sent on
+	Pubrec   bool                   `protobuf:"varint,4,opt,name=pubrec,proto3" json:"pubrec,omitempty"`  // the client has it; PUBREL is next
+	Message  *QueuedMessage         `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"` // absent once pubrec
+	// sent_epoch is that of the connection its PUBLISH was last sent on. Only
+	// messages of the current connection count against its Receive Maximum.
+	SentEpoch     uint64 `protobuf:"varint,6,opt,name=sent_epoch,json=sentEpoch,proto3" json:"sent_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InflightMessage) Reset() {
 	*x = InflightMessage{}
-	mi := &file_logpb_log_proto_msgTypes[38]
+	mi := &file_logpb_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3285,7 @@ func (x *InflightMessage) String() string {
 func (*InflightMessage) ProtoMessage() {}
 
 func (x *InflightMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[38]
+	mi := &file_logpb_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3298,7 @@ func (x *InflightMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InflightMessage.ProtoReflect.Descriptor instead.
 func (*InflightMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{38}
+	return file_logpb_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *InflightMessage) GetDelivery() uint64 {
@@ -3259,10 +3336,17 @@ func (x *InflightMessage) GetMessage() *QueuedMessage {
 	return nil
 }
 
+func (x *InflightMessage) GetSentEpoch() uint64 {
+	if x != nil {
+		return x.SentEpoch
+	}
+	return 0
+}
+
 type InboundMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PacketId      uint32                 `protobuf:"varint,1,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
-	Message       *Message               `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`  // absent once released
+	Message       uint64                 `protobuf:"varint,2,opt,name=message,proto3" json:"message,omitempty"` // number; 0 once released
 	Waiting       uint64                 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"` // outbox number it waits for; 0: not released
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3270,7 +3354,7 @@ type InboundMessage struct {
 
 func (x *InboundMessage) Reset() {
 	*x = InboundMessage{}
-	mi := &file_logpb_log_proto_msgTypes[39]
+	mi := &file_logpb_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3366,7 @@ func (x *InboundMessage) String() string {
 func (*InboundMessage) ProtoMessage() {}
 
 func (x *InboundMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[39]
+	mi := &file_logpb_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3379,7 @@ func (x *InboundMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundMessage.ProtoReflect.Descriptor instead.
 func (*InboundMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{39}
+	return file_logpb_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *InboundMessage) GetPacketId() uint32 {
@@ -3305,11 +3389,11 @@ func (x *InboundMessage) GetPacketId() uint32 {
 	return 0
 }
 
-func (x *InboundMessage) GetMessage() *Message {
+func (x *InboundMessage) GetMessage() uint64 {
 	if x != nil {
 		return x.Message
 	}
-	return nil
+	return 0
 }
 
 func (x *InboundMessage) GetWaiting() uint64 {
@@ -3330,7 +3414,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_logpb_log_proto_msgTypes[40]
+	mi := &file_logpb_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3426,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[40]
+	mi := &file_logpb_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3439,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{40}
+	return file_logpb_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Hold) GetId() uint64 {
@@ -3558,16 +3642,19 @@ const file_logpb_log_proto_rawDesc = "" +
 	"Checkpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\",\n" +
 	"\rDeleteSession\x12\x1b\n" +
-	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\xa4\x03\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\xe0\x03\n" +
 	"\x0eSnapshotRecord\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.flotilla.log.v1.SnapshotHeaderH\x00R\x06header\x129\n" +
-	"\asession\x18\x02 \x01(\v2\x1d.flotilla.log.v1.SessionStateH\x00R\asession\x126\n" +
-	"\bretained\x18\x03 \x01(\v2\x18.flotilla.log.v1.MessageH\x00R\bretained\x125\n" +
+	"\asession\x18\x02 \x01(\v2\x1d.flotilla.log.v1.SessionStateH\x00R\asession\x12<\n" +
+	"\bretained\x18\x03 \x01(\v2\x1e.flotilla.log.v1.RetainedStateH\x00R\bretained\x125\n" +
 	"\x06outbox\x18\x04 \x01(\v2\x1b.flotilla.log.v1.OutboxItemH\x00R\x06outbox\x120\n" +
 	"\x04mark\x18\x05 \x01(\v2\x1a.flotilla.log.v1.MarkStateH\x00R\x04mark\x125\n" +
 	"\x06closed\x18\x06 \x01(\v2\x1b.flotilla.log.v1.ClosedNodeH\x00R\x06closed\x12<\n" +
-	"\atrailer\x18\a \x01(\v2 .flotilla.log.v1.SnapshotTrailerH\x00R\atrailerB\x06\n" +
-	"\x04body\"\xb4\x02\n" +
+	"\atrailer\x18\a \x01(\v2 .flotilla.log.v1.SnapshotTrailerH\x00R\atrailer\x124\n" +
+	"\amessage\x18\b \x01(\v2\x18.flotilla.log.v1.MessageH\x00R\amessageB\x06\n" +
+	"\x04body\")\n" +
+	"\rRetainedState\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\x04R\amessage\"\xb4\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x1e\n" +
@@ -3577,7 +3664,7 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x1d\n" +
 	"\n" +
-	"next_epoch\x18\x06 \x01(\x04R\tnextEpoch\x12\x1d\n" +
+	"last_epoch\x18\x06 \x01(\x04R\tlastEpoch\x12\x1d\n" +
 	"\n" +
 	"outbox_seq\x18\a \x01(\x04R\toutboxSeq\x12)\n" +
 	"\x10interest_version\x18\b \x01(\x04R\x0finterestVersion\x125\n" +
@@ -3595,17 +3682,17 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\fStoredResult\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\rR\x04code\x12\x16\n" +
-	"\x06result\x18\x03 \x01(\fR\x06result\"\xd2\x01\n" +
+	"\x06result\x18\x03 \x01(\fR\x06result\"\xb8\x01\n" +
 	"\n" +
 	"OutboxItem\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\x122\n" +
-	"\amessage\x18\x02 \x01(\v2\x18.flotilla.log.v1.MessageR\amessage\x12\x1f\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\x04R\amessage\x12\x1f\n" +
 	"\vafter_close\x18\x03 \x01(\x04R\n" +
 	"afterClose\x12\x1f\n" +
 	"\vwait_client\x18\x04 \x01(\tR\n" +
 	"waitClient\x12$\n" +
 	"\x0ewait_packet_id\x18\x05 \x01(\rR\fwaitPacketId\x12\x16\n" +
-	"\x06stored\x18\x06 \x01(\bR\x06stored\"\xe0\x06\n" +
+	"\x06stored\x18\x06 \x01(\bR\x06stored\"\xf8\x06\n" +
 	"\fSessionState\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -3628,25 +3715,28 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x05queue\x18\x10 \x03(\v2\x1e.flotilla.log.v1.QueuedMessageR\x05queue\x12<\n" +
 	"\binflight\x18\x11 \x03(\v2 .flotilla.log.v1.InflightMessageR\binflight\x129\n" +
 	"\ainbound\x18\x12 \x03(\v2\x1f.flotilla.log.v1.InboundMessageR\ainbound\x12$\n" +
-	"\x0enext_packet_id\x18\x13 \x01(\rR\fnextPacketId\x12#\n" +
-	"\rnext_delivery\x18\x14 \x01(\x04R\fnextDelivery\x12+\n" +
+	"\x0elast_packet_id\x18\x13 \x01(\rR\flastPacketId\x12#\n" +
+	"\rlast_delivery\x18\x14 \x01(\x04R\flastDelivery\x12+\n" +
 	"\x05holds\x18\x15 \x03(\v2\x15.flotilla.log.v1.HoldR\x05holds\x12\x1b\n" +
-	"\tnext_hold\x18\x16 \x01(\x04R\bnextHold\x12\x18\n" +
-	"\adropped\x18\x17 \x01(\x04R\adropped\"\x9c\x01\n" +
-	"\rQueuedMessage\x122\n" +
-	"\amessage\x18\x01 \x01(\v2\x18.flotilla.log.v1.MessageR\amessage\x12\x10\n" +
+	"\tlast_hold\x18\x16 \x01(\x04R\blastHold\x12\x18\n" +
+	"\adropped\x18\x17 \x01(\x04R\adropped\x12\x16\n" +
+	"\x06pushed\x18\x18 \x01(\x04R\x06pushed\"\x82\x01\n" +
+	"\rQueuedMessage\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\x04R\amessage\x12\x10\n" +
 	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x1a\n" +
 	"\bretained\x18\x03 \x01(\bR\bretained\x12)\n" +
-	"\x10subscription_ids\x18\x04 \x03(\rR\x0fsubscriptionIds\"\xb2\x01\n" +
+	"\x10subscription_ids\x18\x04 \x03(\rR\x0fsubscriptionIds\"\xd1\x01\n" +
 	"\x0fInflightMessage\x12\x1a\n" +
 	"\bdelivery\x18\x01 \x01(\x04R\bdelivery\x12\x1b\n" +
 	"\tpacket_id\x18\x02 \x01(\rR\bpacketId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06pubrec\x18\x04 \x01(\bR\x06pubrec\x128\n" +
-	"\amessage\x18\x05 \x01(\v2\x1e.flotilla.log.v1.QueuedMessageR\amessage\"{\n" +
+	"\amessage\x18\x05 \x01(\v2\x1e.flotilla.log.v1.QueuedMessageR\amessage\x12\x1d\n" +
+	"\n" +
+	"sent_epoch\x18\x06 \x01(\x04R\tsentEpoch\"a\n" +
 	"\x0eInboundMessage\x12\x1b\n" +
-	"\tpacket_id\x18\x01 \x01(\rR\bpacketId\x122\n" +
-	"\amessage\x18\x02 \x01(\v2\x18.flotilla.log.v1.MessageR\amessage\x12\x18\n" +
+	"\tpacket_id\x18\x01 \x01(\rR\bpacketId\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\x04R\amessage\x12\x18\n" +
 	"\awaiting\x18\x03 \x01(\x04R\awaiting\"d\n" +
 	"\x04Hold\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
@@ -3671,7 +3761,7 @@ func file_logpb_log_proto_rawDescGZIP() []byte {
 }
 
 var file_logpb_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_logpb_log_proto_goTypes = []any{
 	(QueueFull)(0),            // 0: flotilla.log.v1.QueueFull
 	(Ack_Kind)(0),             // 1: flotilla.log.v1.Ack.Kind
@@ -3705,17 +3795,18 @@ var file_logpb_log_proto_goTypes = []any{
 	(*Checkpoint)(nil),        // 29: flotilla.log.v1.Checkpoint
 	(*DeleteSession)(nil),     // 30: flotilla.log.v1.DeleteSession
 	(*SnapshotRecord)(nil),    // 31: flotilla.log.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),    // 32: flotilla.log.v1.SnapshotHeader
-	(*SnapshotTrailer)(nil),   // 33: flotilla.log.v1.SnapshotTrailer
-	(*ClosedNode)(nil),        // 34: flotilla.log.v1.ClosedNode
-	(*MarkState)(nil),         // 35: flotilla.log.v1.MarkState
-	(*StoredResult)(nil),      // 36: flotilla.log.v1.StoredResult
-	(*OutboxItem)(nil),        // 37: flotilla.log.v1.OutboxItem
-	(*SessionState)(nil),      // 38: flotilla.log.v1.SessionState
-	(*QueuedMessage)(nil),     // 39: flotilla.log.v1.QueuedMessage
-	(*InflightMessage)(nil),   // 40: flotilla.log.v1.InflightMessage
-	(*InboundMessage)(nil),    // 41: flotilla.log.v1.InboundMessage
-	(*Hold)(nil),              // 42: flotilla.log.v1.Hold
+	(*RetainedState)(nil),     // 32: flotilla.log.v1.RetainedState
+	(*SnapshotHeader)(nil),    // 33: flotilla.log.v1.SnapshotHeader
+	(*SnapshotTrailer)(nil),   // 34: flotilla.log.v1.SnapshotTrailer
+	(*ClosedNode)(nil),        // 35: flotilla.log.v1.ClosedNode
+	(*MarkState)(nil),         // 36: flotilla.log.v1.MarkState
+	(*StoredResult)(nil),      // 37: flotilla.log.v1.StoredResult
+	(*OutboxItem)(nil),        // 38: flotilla.log.v1.OutboxItem
+	(*SessionState)(nil),      // 39: flotilla.log.v1.SessionState
+	(*QueuedMessage)(nil),     // 40: flotilla.log.v1.QueuedMessage
+	(*InflightMessage)(nil),   // 41: flotilla.log.v1.InflightMessage
+	(*InboundMessage)(nil),    // 42: flotilla.log.v1.InboundMessage
+	(*Hold)(nil),              // 43: flotilla.log.v1.Hold
 }
 var file_logpb_log_proto_depIdxs = []int32{
 	3,  // 0: flotilla.log.v1.Entry.ops:type_name -> flotilla.log.v1.LaneOp
@@ -3748,32 +3839,30 @@ var file_logpb_log_proto_depIdxs = []int32{
 	24, // 27: flotilla.log.v1.Lead.settings:type_name -> flotilla.log.v1.Settings
 	0,  // 28: flotilla.log.v1.Settings.queue_full:type_name -> flotilla.log.v1.QueueFull
 	9,  // 29: flotilla.log.v1.OwnerClosed.owners:type_name -> flotilla.log.v1.Owner
-	32, // 30: flotilla.log.v1.SnapshotRecord.header:type_name -> flotilla.log.v1.SnapshotHeader
-	38, // 31: flotilla.log.v1.SnapshotRecord.session:type_name -> flotilla.log.v1.SessionState
-	6,  // 32: flotilla.log.v1.SnapshotRecord.retained:type_name -> flotilla.log.v1.Message
-	37, // 33: flotilla.log.v1.SnapshotRecord.outbox:type_name -> flotilla.log.v1.OutboxItem
-	35, // 34: flotilla.log.v1.SnapshotRecord.mark:type_name -> flotilla.log.v1.MarkState
-	34, // 35: flotilla.log.v1.SnapshotRecord.closed:type_name -> flotilla.log.v1.ClosedNode
-	33, // 36: flotilla.log.v1.SnapshotRecord.trailer:type_name -> flotilla.log.v1.SnapshotTrailer
-	24, // 37: flotilla.log.v1.SnapshotHeader.settings:type_name -> flotilla.log.v1.Settings
-	36, // 38: flotilla.log.v1.MarkState.results:type_name -> flotilla.log.v1.StoredResult
-	6,  // 39: flotilla.log.v1.OutboxItem.message:type_name -> flotilla.log.v1.Message
+	33, // 30: flotilla.log.v1.SnapshotRecord.header:type_name -> flotilla.log.v1.SnapshotHeader
+	39, // 31: flotilla.log.v1.SnapshotRecord.session:type_name -> flotilla.log.v1.SessionState
+	32, // 32: flotilla.log.v1.SnapshotRecord.retained:type_name -> flotilla.log.v1.RetainedState
+	38, // 33: flotilla.log.v1.SnapshotRecord.outbox:type_name -> flotilla.log.v1.OutboxItem
+	36, // 34: flotilla.log.v1.SnapshotRecord.mark:type_name -> flotilla.log.v1.MarkState
+	35, // 35: flotilla.log.v1.SnapshotRecord.closed:type_name -> flotilla.log.v1.ClosedNode
+	34, // 36: flotilla.log.v1.SnapshotRecord.trailer:type_name -> flotilla.log.v1.SnapshotTrailer
+	6,  // 37: flotilla.log.v1.SnapshotRecord.message:type_name -> flotilla.log.v1.Message
+	24, // 38: flotilla.log.v1.SnapshotHeader.settings:type_name -> flotilla.log.v1.Settings
+	37, // 39: flotilla.log.v1.MarkState.results:type_name -> flotilla.log.v1.StoredResult
 	7,  // 40: flotilla.log.v1.SessionState.will:type_name -> flotilla.log.v1.Will
 	9,  // 41: flotilla.log.v1.SessionState.previous:type_name -> flotilla.log.v1.Owner
 	11, // 42: flotilla.log.v1.SessionState.subscriptions:type_name -> flotilla.log.v1.Subscription
-	39, // 43: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
-	40, // 44: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
-	41, // 45: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
-	42, // 46: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
-	6,  // 47: flotilla.log.v1.QueuedMessage.message:type_name -> flotilla.log.v1.Message
-	39, // 48: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
-	6,  // 49: flotilla.log.v1.InboundMessage.message:type_name -> flotilla.log.v1.Message
-	39, // 50: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	40, // 43: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
+	41, // 44: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
+	42, // 45: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
+	43, // 46: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
+	40, // 47: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
+	40, // 48: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_logpb_log_proto_init() }
@@ -3807,6 +3896,7 @@ func file_logpb_log_proto_init() {
 		(*SnapshotRecord_Mark)(nil),
 		(*SnapshotRecord_Closed)(nil),
 		(*SnapshotRecord_Trailer)(nil),
+		(*SnapshotRecord_Message)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3814,7 +3904,7 @@ func file_logpb_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logpb_log_proto_rawDesc), len(file_logpb_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
