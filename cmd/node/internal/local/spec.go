@@ -1,0 +1,150 @@
+// Package local runs the nodes of a cluster as processes of one machine, for
+// trying Flotilla out and for measuring it.
+package local
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Spec is one node of a local cluster.
+type Spec struct {
+	Name       string
+	MQTTAddr   string
+	HTTPAddr   string
+	PeerAddr   string
+	GossipAddr string
+	Data       string // data folder
+	Config     string // its YAML file, written by Start
+	Log        string // where its output goes
+}
+
+// Ports are those of the first node; each next node has the next ones.
+type Ports struct {
+	MQTT, HTTP, Peer, Gossip int
+}
+
+// DefaultPorts are those of `flotilla run`: n1 is where MQTT clients look first.
+func DefaultPorts() Ports { return Ports{MQTT: 1883, HTTP: 7411, Peer: 7421, Gossip: 7431} }
+
+// Plan lays out nodes n1, n2 … in dir at the given ports.
+func Plan(nodes int, dir string, p Ports) []Spec {
+	specs := make([]Spec, nodes)
+	for i := range specs {
+		specs[i] = spec(i, dir, [4]int{p.MQTT + i, p.HTTP + i, p.Peer + i, p.Gossip + i})
+	}
+	return specs
+}
+
+// PlanFree lays out nodes in dir at ports that are free now.
+func PlanFree(nodes int, dir string) ([]Spec, error) {
+	specs := make([]Spec, nodes)
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			l.Close()
+		}
+	}()
+	for i := range specs {
+		var ports [4]int
+		for k := range ports {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return nil, err
+			}
+			held = append(held, l)
+			ports[k] = l.Addr().(*net.TCPAddr).Port
+		}
+		specs[i] = spec(i, dir, ports)
+	}
+	return specs, nil
+}
+
+func spec(i int, dir string, ports [4]int) Spec {
+	name := "n" + strconv.Itoa(i+1)
+	at := func(k int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[k])) }
+	return Spec{
+		Name: name, MQTTAddr: at(0), HTTPAddr: at(1), PeerAddr: at(2), GossipAddr: at(3),
+		Data: filepath.Join(dir, name), Config: filepath.Join(dir, name+".yaml"), Log: filepath.Join(dir, name+".log"),
+	}
+}
+
+// PortInUseError is an address that something else listens at.
+type PortInUseError struct {
+	Node, Setting, Addr string
+	Err                 error
+}
+
+func (e *PortInUseError) Error() string {
+	return fmt.Sprintf("cannot listen at %s (%s of node %s): %v; nothing was started", e.Addr, e.Setting, e.Node, e.Err)
+}
+
+func (e *PortInUseError) Unwrap() error { return e.Err }
+
+// CheckPorts finds out whether all addresses are free, before anything is started.
+func CheckPorts(specs []Spec) error {
+	var errs []error
+	for _, s := range specs {
+		for _, a := range []struct{ setting, addr string }{
+			{"mqtt-addr", s.MQTTAddr}, {"http-addr", s.HTTPAddr}, {"peer-addr", s.PeerAddr}, {"gossip-addr", s.GossipAddr},
+		} {
+			l, err := net.Listen("tcp", a.addr)
+			if err != nil {
+				errs = append(errs, &PortInUseError{s.Name, a.setting, a.addr, err})
+				continue
+			}
+			l.Close()
+		}
+		u, err := net.ListenPacket("udp", s.GossipAddr)
+		if err != nil {
+			errs = append(errs, &PortInUseError{s.Name, "gossip-addr", s.GossipAddr, err})
+			continue
+		}
+		u.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// Setting is one more line of the nodes' configuration files.
+type Setting struct{ Name, Value string }
+
+// settings are what distinguishes the node from one with no settings at all.
+func (s Spec) settings(all []Spec, more []Setting) ([]Setting, error) {
+	data, err := filepath.Abs(s.Data)
+	if err != nil {
+		return nil, err
+	}
+	var join []string
+	for _, other := range all {
+		if other.Name != s.Name {
+			join = append(join, other.GossipAddr)
+		}
+	}
+	list := []Setting{
+		{"node", s.Name}, {"data", data}, {"mqtt-addr", s.MQTTAddr}, {"http-addr", s.HTTPAddr},
+		{"peer-addr", s.PeerAddr}, {"gossip-addr", s.GossipAddr}, {"expect", strconv.Itoa(len(all))},
+	}
+	if len(join) > 0 {
+		list = append(list, Setting{"join", strings.Join(join, ",")})
+	}
+	return append(list, more...), nil
+}
+
+// writeConfig writes the node's YAML file and returns what it sets.
+func (s Spec) writeConfig(all []Spec, more []Setting) ([]Setting, error) {
+	list, err := s.settings(all, more)
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	b.WriteString("# Written by flotilla at each start of the local cluster; changes are lost.\n")
+	for _, l := range list {
+		fmt.Fprintf(&b, "%s: %q\n", l.Name, l.Value)
+	}
+	return list, os.WriteFile(s.Config, []byte(b.String()), 0o644)
+}
