@@ -76,6 +76,94 @@ func (RefuseReason) EnumDescriptor() ([]byte, []int) {
 	return file_peerpb_raft_proto_rawDescGZIP(), []int{0}
 }
 
+type RaftRequestBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Requests      []*RaftRequest         `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaftRequestBatch) Reset() {
+	*x = RaftRequestBatch{}
+	mi := &file_peerpb_raft_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaftRequestBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaftRequestBatch) ProtoMessage() {}
+
+func (x *RaftRequestBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_raft_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaftRequestBatch.ProtoReflect.Descriptor instead.
+func (*RaftRequestBatch) Descriptor() ([]byte, []int) {
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RaftRequestBatch) GetRequests() []*RaftRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+type RaftResponseBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Responses     []*RaftResponse        `protobuf:"bytes,1,rep,name=responses,proto3" json:"responses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaftResponseBatch) Reset() {
+	*x = RaftResponseBatch{}
+	mi := &file_peerpb_raft_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaftResponseBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaftResponseBatch) ProtoMessage() {}
+
+func (x *RaftResponseBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_raft_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaftResponseBatch.ProtoReflect.Descriptor instead.
+func (*RaftResponseBatch) Descriptor() ([]byte, []int) {
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RaftResponseBatch) GetResponses() []*RaftResponse {
+	if x != nil {
+		return x.Responses
+	}
+	return nil
+}
+
 type RaftRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // pairs the answer with the request on this stream
@@ -83,6 +171,9 @@ type RaftRequest struct {
 	// target is the raft server id that the sender means; any other refuses.
 	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
 	From   string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	// patience is how long the sender waits for the answer, in milliseconds. A
+	// receiver that gets to the request later drops it; 0 means for ever.
+	Patience uint32 `protobuf:"varint,5,opt,name=patience,proto3" json:"patience,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*RaftRequest_Append
@@ -96,7 +187,7 @@ type RaftRequest struct {
 
 func (x *RaftRequest) Reset() {
 	*x = RaftRequest{}
-	mi := &file_peerpb_raft_proto_msgTypes[0]
+	mi := &file_peerpb_raft_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -108,7 +199,7 @@ func (x *RaftRequest) String() string {
 func (*RaftRequest) ProtoMessage() {}
 
 func (x *RaftRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[0]
+	mi := &file_peerpb_raft_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -121,7 +212,7 @@ func (x *RaftRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftRequest.ProtoReflect.Descriptor instead.
 func (*RaftRequest) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{0}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RaftRequest) GetId() uint64 {
@@ -150,6 +241,13 @@ func (x *RaftRequest) GetFrom() string {
 		return x.From
 	}
 	return ""
+}
+
+func (x *RaftRequest) GetPatience() uint32 {
+	if x != nil {
+		return x.Patience
+	}
+	return 0
 }
 
 func (x *RaftRequest) GetBody() isRaftRequest_Body {
@@ -242,7 +340,7 @@ type RaftResponse struct {
 
 func (x *RaftResponse) Reset() {
 	*x = RaftResponse{}
-	mi := &file_peerpb_raft_proto_msgTypes[1]
+	mi := &file_peerpb_raft_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +352,7 @@ func (x *RaftResponse) String() string {
 func (*RaftResponse) ProtoMessage() {}
 
 func (x *RaftResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[1]
+	mi := &file_peerpb_raft_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +365,7 @@ func (x *RaftResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftResponse.ProtoReflect.Descriptor instead.
 func (*RaftResponse) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{1}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RaftResponse) GetId() uint64 {
@@ -388,7 +486,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_peerpb_raft_proto_msgTypes[2]
+	mi := &file_peerpb_raft_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +498,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[2]
+	mi := &file_peerpb_raft_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +511,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{2}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Header) GetProtocolVersion() int32 {
@@ -451,7 +549,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_peerpb_raft_proto_msgTypes[3]
+	mi := &file_peerpb_raft_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +561,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[3]
+	mi := &file_peerpb_raft_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +574,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{3}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LogEntry) GetIndex() uint64 {
@@ -536,7 +634,7 @@ type AppendEntries struct {
 
 func (x *AppendEntries) Reset() {
 	*x = AppendEntries{}
-	mi := &file_peerpb_raft_proto_msgTypes[4]
+	mi := &file_peerpb_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +646,7 @@ func (x *AppendEntries) String() string {
 func (*AppendEntries) ProtoMessage() {}
 
 func (x *AppendEntries) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[4]
+	mi := &file_peerpb_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +659,7 @@ func (x *AppendEntries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntries.ProtoReflect.Descriptor instead.
 func (*AppendEntries) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{4}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AppendEntries) GetHeader() *Header {
@@ -626,7 +724,7 @@ type AppendEntriesReply struct {
 
 func (x *AppendEntriesReply) Reset() {
 	*x = AppendEntriesReply{}
-	mi := &file_peerpb_raft_proto_msgTypes[5]
+	mi := &file_peerpb_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +736,7 @@ func (x *AppendEntriesReply) String() string {
 func (*AppendEntriesReply) ProtoMessage() {}
 
 func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[5]
+	mi := &file_peerpb_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +749,7 @@ func (x *AppendEntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesReply.ProtoReflect.Descriptor instead.
 func (*AppendEntriesReply) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{5}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AppendEntriesReply) GetHeader() *Header {
@@ -703,7 +801,7 @@ type RequestVote struct {
 
 func (x *RequestVote) Reset() {
 	*x = RequestVote{}
-	mi := &file_peerpb_raft_proto_msgTypes[6]
+	mi := &file_peerpb_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +813,7 @@ func (x *RequestVote) String() string {
 func (*RequestVote) ProtoMessage() {}
 
 func (x *RequestVote) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[6]
+	mi := &file_peerpb_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +826,7 @@ func (x *RequestVote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVote.ProtoReflect.Descriptor instead.
 func (*RequestVote) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{6}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RequestVote) GetHeader() *Header {
@@ -785,7 +883,7 @@ type PreVote struct {
 
 func (x *PreVote) Reset() {
 	*x = PreVote{}
-	mi := &file_peerpb_raft_proto_msgTypes[7]
+	mi := &file_peerpb_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +895,7 @@ func (x *PreVote) String() string {
 func (*PreVote) ProtoMessage() {}
 
 func (x *PreVote) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[7]
+	mi := &file_peerpb_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +908,7 @@ func (x *PreVote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreVote.ProtoReflect.Descriptor instead.
 func (*PreVote) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{7}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PreVote) GetHeader() *Header {
@@ -853,7 +951,7 @@ type VoteReply struct {
 
 func (x *VoteReply) Reset() {
 	*x = VoteReply{}
-	mi := &file_peerpb_raft_proto_msgTypes[8]
+	mi := &file_peerpb_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +963,7 @@ func (x *VoteReply) String() string {
 func (*VoteReply) ProtoMessage() {}
 
 func (x *VoteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[8]
+	mi := &file_peerpb_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +976,7 @@ func (x *VoteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoteReply.ProtoReflect.Descriptor instead.
 func (*VoteReply) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{8}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VoteReply) GetHeader() *Header {
@@ -918,7 +1016,7 @@ type TimeoutNow struct {
 
 func (x *TimeoutNow) Reset() {
 	*x = TimeoutNow{}
-	mi := &file_peerpb_raft_proto_msgTypes[9]
+	mi := &file_peerpb_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1028,7 @@ func (x *TimeoutNow) String() string {
 func (*TimeoutNow) ProtoMessage() {}
 
 func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[9]
+	mi := &file_peerpb_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1041,7 @@ func (x *TimeoutNow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNow.ProtoReflect.Descriptor instead.
 func (*TimeoutNow) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{9}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TimeoutNow) GetHeader() *Header {
@@ -962,7 +1060,7 @@ type TimeoutNowReply struct {
 
 func (x *TimeoutNowReply) Reset() {
 	*x = TimeoutNowReply{}
-	mi := &file_peerpb_raft_proto_msgTypes[10]
+	mi := &file_peerpb_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1072,7 @@ func (x *TimeoutNowReply) String() string {
 func (*TimeoutNowReply) ProtoMessage() {}
 
 func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[10]
+	mi := &file_peerpb_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1085,7 @@ func (x *TimeoutNowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowReply.ProtoReflect.Descriptor instead.
 func (*TimeoutNowReply) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{10}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TimeoutNowReply) GetHeader() *Header {
@@ -1007,7 +1105,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_peerpb_raft_proto_msgTypes[11]
+	mi := &file_peerpb_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1117,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[11]
+	mi := &file_peerpb_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1130,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{11}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SnapshotChunk) GetStart() *SnapshotStart {
@@ -1070,7 +1168,7 @@ type SnapshotStart struct {
 
 func (x *SnapshotStart) Reset() {
 	*x = SnapshotStart{}
-	mi := &file_peerpb_raft_proto_msgTypes[12]
+	mi := &file_peerpb_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1180,7 @@ func (x *SnapshotStart) String() string {
 func (*SnapshotStart) ProtoMessage() {}
 
 func (x *SnapshotStart) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[12]
+	mi := &file_peerpb_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1193,7 @@ func (x *SnapshotStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotStart.ProtoReflect.Descriptor instead.
 func (*SnapshotStart) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{12}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SnapshotStart) GetGroup() uint32 {
@@ -1200,7 +1298,7 @@ type InstallSnapshotReply struct {
 
 func (x *InstallSnapshotReply) Reset() {
 	*x = InstallSnapshotReply{}
-	mi := &file_peerpb_raft_proto_msgTypes[13]
+	mi := &file_peerpb_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1310,7 @@ func (x *InstallSnapshotReply) String() string {
 func (*InstallSnapshotReply) ProtoMessage() {}
 
 func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_peerpb_raft_proto_msgTypes[13]
+	mi := &file_peerpb_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1323,7 @@ func (x *InstallSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotReply.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_peerpb_raft_proto_rawDescGZIP(), []int{13}
+	return file_peerpb_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InstallSnapshotReply) GetHeader() *Header {
@@ -1253,12 +1351,17 @@ var File_peerpb_raft_proto protoreflect.FileDescriptor
 
 const file_peerpb_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x11peerpb/raft.proto\x12\x10flotilla.peer.v1\"\xd0\x02\n" +
+	"\x11peerpb/raft.proto\x12\x10flotilla.peer.v1\"M\n" +
+	"\x10RaftRequestBatch\x129\n" +
+	"\brequests\x18\x01 \x03(\v2\x1d.flotilla.peer.v1.RaftRequestR\brequests\"Q\n" +
+	"\x11RaftResponseBatch\x12<\n" +
+	"\tresponses\x18\x01 \x03(\v2\x1e.flotilla.peer.v1.RaftResponseR\tresponses\"\xec\x02\n" +
 	"\vRaftRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\rR\x05group\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12\x12\n" +
-	"\x04from\x18\x04 \x01(\tR\x04from\x129\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12\x1a\n" +
+	"\bpatience\x18\x05 \x01(\rR\bpatience\x129\n" +
 	"\x06append\x18\n" +
 	" \x01(\v2\x1f.flotilla.peer.v1.AppendEntriesH\x00R\x06append\x123\n" +
 	"\x04vote\x18\v \x01(\v2\x1d.flotilla.peer.v1.RequestVoteH\x00R\x04vote\x126\n" +
@@ -1356,9 +1459,9 @@ const file_peerpb_raft_proto_rawDesc = "" +
 	"\fWRONG_TARGET\x10\x02\x12\x10\n" +
 	"\fNOT_ADMITTED\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x042\xab\x01\n" +
-	"\x04Raft\x12M\n" +
-	"\bExchange\x12\x1d.flotilla.peer.v1.RaftRequest\x1a\x1e.flotilla.peer.v1.RaftResponse(\x010\x01\x12T\n" +
+	"\x06FAILED\x10\x042\xb5\x01\n" +
+	"\x04Raft\x12W\n" +
+	"\bExchange\x12\".flotilla.peer.v1.RaftRequestBatch\x1a#.flotilla.peer.v1.RaftResponseBatch(\x010\x01\x12T\n" +
 	"\x0fInstallSnapshot\x12\x1f.flotilla.peer.v1.SnapshotChunk\x1a\x1e.flotilla.peer.v1.RaftResponse(\x01B0Z.github.com/flotilla-mqtt/flotilla/proto/peerpbb\x06proto3"
 
 var (
@@ -1374,55 +1477,59 @@ func file_peerpb_raft_proto_rawDescGZIP() []byte {
 }
 
 var file_peerpb_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peerpb_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_peerpb_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_peerpb_raft_proto_goTypes = []any{
 	(RefuseReason)(0),            // 0: flotilla.peer.v1.RefuseReason
-	(*RaftRequest)(nil),          // 1: flotilla.peer.v1.RaftRequest
-	(*RaftResponse)(nil),         // 2: flotilla.peer.v1.RaftResponse
-	(*Header)(nil),               // 3: flotilla.peer.v1.Header
-	(*LogEntry)(nil),             // 4: flotilla.peer.v1.LogEntry
-	(*AppendEntries)(nil),        // 5: flotilla.peer.v1.AppendEntries
-	(*AppendEntriesReply)(nil),   // 6: flotilla.peer.v1.AppendEntriesReply
-	(*RequestVote)(nil),          // 7: flotilla.peer.v1.RequestVote
-	(*PreVote)(nil),              // 8: flotilla.peer.v1.PreVote
-	(*VoteReply)(nil),            // 9: flotilla.peer.v1.VoteReply
-	(*TimeoutNow)(nil),           // 10: flotilla.peer.v1.TimeoutNow
-	(*TimeoutNowReply)(nil),      // 11: flotilla.peer.v1.TimeoutNowReply
-	(*SnapshotChunk)(nil),        // 12: flotilla.peer.v1.SnapshotChunk
-	(*SnapshotStart)(nil),        // 13: flotilla.peer.v1.SnapshotStart
-	(*InstallSnapshotReply)(nil), // 14: flotilla.peer.v1.InstallSnapshotReply
+	(*RaftRequestBatch)(nil),     // 1: flotilla.peer.v1.RaftRequestBatch
+	(*RaftResponseBatch)(nil),    // 2: flotilla.peer.v1.RaftResponseBatch
+	(*RaftRequest)(nil),          // 3: flotilla.peer.v1.RaftRequest
+	(*RaftResponse)(nil),         // 4: flotilla.peer.v1.RaftResponse
+	(*Header)(nil),               // 5: flotilla.peer.v1.Header
+	(*LogEntry)(nil),             // 6: flotilla.peer.v1.LogEntry
+	(*AppendEntries)(nil),        // 7: flotilla.peer.v1.AppendEntries
+	(*AppendEntriesReply)(nil),   // 8: flotilla.peer.v1.AppendEntriesReply
+	(*RequestVote)(nil),          // 9: flotilla.peer.v1.RequestVote
+	(*PreVote)(nil),              // 10: flotilla.peer.v1.PreVote
+	(*VoteReply)(nil),            // 11: flotilla.peer.v1.VoteReply
+	(*TimeoutNow)(nil),           // 12: flotilla.peer.v1.TimeoutNow
+	(*TimeoutNowReply)(nil),      // 13: flotilla.peer.v1.TimeoutNowReply
+	(*SnapshotChunk)(nil),        // 14: flotilla.peer.v1.SnapshotChunk
+	(*SnapshotStart)(nil),        // 15: flotilla.peer.v1.SnapshotStart
+	(*InstallSnapshotReply)(nil), // 16: flotilla.peer.v1.InstallSnapshotReply
 }
 var file_peerpb_raft_proto_depIdxs = []int32{
-	5,  // 0: flotilla.peer.v1.RaftRequest.append:type_name -> flotilla.peer.v1.AppendEntries
-	7,  // 1: flotilla.peer.v1.RaftRequest.vote:type_name -> flotilla.peer.v1.RequestVote
-	8,  // 2: flotilla.peer.v1.RaftRequest.pre_vote:type_name -> flotilla.peer.v1.PreVote
-	10, // 3: flotilla.peer.v1.RaftRequest.timeout_now:type_name -> flotilla.peer.v1.TimeoutNow
-	0,  // 4: flotilla.peer.v1.RaftResponse.refused:type_name -> flotilla.peer.v1.RefuseReason
-	6,  // 5: flotilla.peer.v1.RaftResponse.append:type_name -> flotilla.peer.v1.AppendEntriesReply
-	9,  // 6: flotilla.peer.v1.RaftResponse.vote:type_name -> flotilla.peer.v1.VoteReply
-	9,  // 7: flotilla.peer.v1.RaftResponse.pre_vote:type_name -> flotilla.peer.v1.VoteReply
-	11, // 8: flotilla.peer.v1.RaftResponse.timeout_now:type_name -> flotilla.peer.v1.TimeoutNowReply
-	14, // 9: flotilla.peer.v1.RaftResponse.snapshot:type_name -> flotilla.peer.v1.InstallSnapshotReply
-	3,  // 10: flotilla.peer.v1.AppendEntries.header:type_name -> flotilla.peer.v1.Header
-	4,  // 11: flotilla.peer.v1.AppendEntries.entries:type_name -> flotilla.peer.v1.LogEntry
-	3,  // 12: flotilla.peer.v1.AppendEntriesReply.header:type_name -> flotilla.peer.v1.Header
-	3,  // 13: flotilla.peer.v1.RequestVote.header:type_name -> flotilla.peer.v1.Header
-	3,  // 14: flotilla.peer.v1.PreVote.header:type_name -> flotilla.peer.v1.Header
-	3,  // 15: flotilla.peer.v1.VoteReply.header:type_name -> flotilla.peer.v1.Header
-	3,  // 16: flotilla.peer.v1.TimeoutNow.header:type_name -> flotilla.peer.v1.Header
-	3,  // 17: flotilla.peer.v1.TimeoutNowReply.header:type_name -> flotilla.peer.v1.Header
-	13, // 18: flotilla.peer.v1.SnapshotChunk.start:type_name -> flotilla.peer.v1.SnapshotStart
-	3,  // 19: flotilla.peer.v1.SnapshotStart.header:type_name -> flotilla.peer.v1.Header
-	3,  // 20: flotilla.peer.v1.InstallSnapshotReply.header:type_name -> flotilla.peer.v1.Header
-	1,  // 21: flotilla.peer.v1.Raft.Exchange:input_type -> flotilla.peer.v1.RaftRequest
-	12, // 22: flotilla.peer.v1.Raft.InstallSnapshot:input_type -> flotilla.peer.v1.SnapshotChunk
-	2,  // 23: flotilla.peer.v1.Raft.Exchange:output_type -> flotilla.peer.v1.RaftResponse
-	2,  // 24: flotilla.peer.v1.Raft.InstallSnapshot:output_type -> flotilla.peer.v1.RaftResponse
-	23, // [23:25] is the sub-list for method output_type
-	21, // [21:23] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	3,  // 0: flotilla.peer.v1.RaftRequestBatch.requests:type_name -> flotilla.peer.v1.RaftRequest
+	4,  // 1: flotilla.peer.v1.RaftResponseBatch.responses:type_name -> flotilla.peer.v1.RaftResponse
+	7,  // 2: flotilla.peer.v1.RaftRequest.append:type_name -> flotilla.peer.v1.AppendEntries
+	9,  // 3: flotilla.peer.v1.RaftRequest.vote:type_name -> flotilla.peer.v1.RequestVote
+	10, // 4: flotilla.peer.v1.RaftRequest.pre_vote:type_name -> flotilla.peer.v1.PreVote
+	12, // 5: flotilla.peer.v1.RaftRequest.timeout_now:type_name -> flotilla.peer.v1.TimeoutNow
+	0,  // 6: flotilla.peer.v1.RaftResponse.refused:type_name -> flotilla.peer.v1.RefuseReason
+	8,  // 7: flotilla.peer.v1.RaftResponse.append:type_name -> flotilla.peer.v1.AppendEntriesReply
+	11, // 8: flotilla.peer.v1.RaftResponse.vote:type_name -> flotilla.peer.v1.VoteReply
+	11, // 9: flotilla.peer.v1.RaftResponse.pre_vote:type_name -> flotilla.peer.v1.VoteReply
+	13, // 10: flotilla.peer.v1.RaftResponse.timeout_now:type_name -> flotilla.peer.v1.TimeoutNowReply
+	16, // 11: flotilla.peer.v1.RaftResponse.snapshot:type_name -> flotilla.peer.v1.InstallSnapshotReply
+	5,  // 12: flotilla.peer.v1.AppendEntries.header:type_name -> flotilla.peer.v1.Header
+	6,  // 13: flotilla.peer.v1.AppendEntries.entries:type_name -> flotilla.peer.v1.LogEntry
+	5,  // 14: flotilla.peer.v1.AppendEntriesReply.header:type_name -> flotilla.peer.v1.Header
+	5,  // 15: flotilla.peer.v1.RequestVote.header:type_name -> flotilla.peer.v1.Header
+	5,  // 16: flotilla.peer.v1.PreVote.header:type_name -> flotilla.peer.v1.Header
+	5,  // 17: flotilla.peer.v1.VoteReply.header:type_name -> flotilla.peer.v1.Header
+	5,  // 18: flotilla.peer.v1.TimeoutNow.header:type_name -> flotilla.peer.v1.Header
+	5,  // 19: flotilla.peer.v1.TimeoutNowReply.header:type_name -> flotilla.peer.v1.Header
+	15, // 20: flotilla.peer.v1.SnapshotChunk.start:type_name -> flotilla.peer.v1.SnapshotStart
+	5,  // 21: flotilla.peer.v1.SnapshotStart.header:type_name -> flotilla.peer.v1.Header
+	5,  // 22: flotilla.peer.v1.InstallSnapshotReply.header:type_name -> flotilla.peer.v1.Header
+	1,  // 23: flotilla.peer.v1.Raft.Exchange:input_type -> flotilla.peer.v1.RaftRequestBatch
+	14, // 24: flotilla.peer.v1.Raft.InstallSnapshot:input_type -> flotilla.peer.v1.SnapshotChunk
+	2,  // 25: flotilla.peer.v1.Raft.Exchange:output_type -> flotilla.peer.v1.RaftResponseBatch
+	4,  // 26: flotilla.peer.v1.Raft.InstallSnapshot:output_type -> flotilla.peer.v1.RaftResponse
+	25, // [25:27] is the sub-list for method output_type
+	23, // [23:25] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_peerpb_raft_proto_init() }
@@ -1430,13 +1537,13 @@ func file_peerpb_raft_proto_init() {
 	if File_peerpb_raft_proto != nil {
 		return
 	}
-	file_peerpb_raft_proto_msgTypes[0].OneofWrappers = []any{
+	file_peerpb_raft_proto_msgTypes[2].OneofWrappers = []any{
 		(*RaftRequest_Append)(nil),
 		(*RaftRequest_Vote)(nil),
 		(*RaftRequest_PreVote)(nil),
 		(*RaftRequest_TimeoutNow)(nil),
 	}
-	file_peerpb_raft_proto_msgTypes[1].OneofWrappers = []any{
+	file_peerpb_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*RaftResponse_Append)(nil),
 		(*RaftResponse_Vote)(nil),
 		(*RaftResponse_PreVote)(nil),
@@ -1449,7 +1556,7 @@ func file_peerpb_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peerpb_raft_proto_rawDesc), len(file_peerpb_raft_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

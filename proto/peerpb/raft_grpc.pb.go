@@ -30,8 +30,11 @@ const (
 // Raft carries the RPCs of all Raft groups between two nodes. A node opens one
 // stream for votes and heartbeats and one for log entries, so that bulk never
 // delays the former; a snapshot has a stream of its own.
+//
+// Requests and answers travel in batches, so that the heartbeats of many idle
+// groups share a message. An empty batch of answers is a sign of life.
 type RaftClient interface {
-	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RaftRequest, RaftResponse], error)
+	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RaftRequestBatch, RaftResponseBatch], error)
 	InstallSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SnapshotChunk, RaftResponse], error)
 }
 
@@ -43,18 +46,18 @@ func NewRaftClient(cc grpc.ClientConnInterface) RaftClient {
 	return &raftClient{cc}
 }
 
-func (c *raftClient) Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RaftRequest, RaftResponse], error) {
+func (c *raftClient) Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RaftRequestBatch, RaftResponseBatch], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Raft_ServiceDesc.Streams[0], Raft_Exchange_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[RaftRequest, RaftResponse]{ClientStream: stream}
+	x := &grpc.GenericClientStream[RaftRequestBatch, RaftResponseBatch]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Raft_ExchangeClient = grpc.BidiStreamingClient[RaftRequest, RaftResponse]
+type Raft_ExchangeClient = grpc.BidiStreamingClient[RaftRequestBatch, RaftResponseBatch]
 
 func (c *raftClient) InstallSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SnapshotChunk, RaftResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -76,8 +79,11 @@ type Raft_InstallSnapshotClient = grpc.ClientStreamingClient[SnapshotChunk, Raft
 // Raft carries the RPCs of all Raft groups between two nodes. A node opens one
 // stream for votes and heartbeats and one for log entries, so that bulk never
 // delays the former; a snapshot has a stream of its own.
+//
+// Requests and answers travel in batches, so that the heartbeats of many idle
+// groups share a message. An empty batch of answers is a sign of life.
 type RaftServer interface {
-	Exchange(grpc.BidiStreamingServer[RaftRequest, RaftResponse]) error
+	Exchange(grpc.BidiStreamingServer[RaftRequestBatch, RaftResponseBatch]) error
 	InstallSnapshot(grpc.ClientStreamingServer[SnapshotChunk, RaftResponse]) error
 	mustEmbedUnimplementedRaftServer()
 }
@@ -89,7 +95,7 @@ type RaftServer interface {
 // pointer dereference when methods are called.
 type UnimplementedRaftServer struct{}
 
-func (UnimplementedRaftServer) Exchange(grpc.BidiStreamingServer[RaftRequest, RaftResponse]) error {
+func (UnimplementedRaftServer) Exchange(grpc.BidiStreamingServer[RaftRequestBatch, RaftResponseBatch]) error {
 	return status.Error(codes.Unimplemented, "method Exchange not implemented")
 }
 func (UnimplementedRaftServer) InstallSnapshot(grpc.ClientStreamingServer[SnapshotChunk, RaftResponse]) error {
@@ -117,11 +123,11 @@ func RegisterRaftServer(s grpc.ServiceRegistrar, srv RaftServer) {
 }
 
 func _Raft_Exchange_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(RaftServer).Exchange(&grpc.GenericServerStream[RaftRequest, RaftResponse]{ServerStream: stream})
+	return srv.(RaftServer).Exchange(&grpc.GenericServerStream[RaftRequestBatch, RaftResponseBatch]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Raft_ExchangeServer = grpc.BidiStreamingServer[RaftRequest, RaftResponse]
+type Raft_ExchangeServer = grpc.BidiStreamingServer[RaftRequestBatch, RaftResponseBatch]
 
 func _Raft_InstallSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(RaftServer).InstallSnapshot(&grpc.GenericServerStream[SnapshotChunk, RaftResponse]{ServerStream: stream})

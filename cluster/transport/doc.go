@@ -1,0 +1,42 @@
+// Package transport carries everything that travels between two nodes: the
+// RPCs of all Raft groups, the ordered stream of frames (lanes, pushes,
+// interest) and unary calls. It is one gRPC server and, per peer, at most three
+// lasting client connections, each with a TCP connection of its own:
+//
+//   - urgent: votes, heartbeats, TimeoutNow;
+//   - entries: AppendEntries with log entries or a commit index;
+//   - flow: the frame stream, and unary calls.
+//
+// A snapshot opens a fourth connection for as long as it takes. So bulk data
+// never delays what keeps leaders alive.
+//
+// # Liveness
+//
+// A reset connection is noticed at once. A peer that is silently gone (a
+// partition) is noticed after Options.Silence (2 s): the frame stream pings
+// when idle, and an exchange stream pings while an answer is outstanding. A
+// link that fails drops its connection altogether, because a stream opened on
+// a black-holed connection would hang like the one before.
+//
+// # Heartbeats go through raft's main loop
+//
+// hashicorp/raft offers SetHeartbeatHandler so that a transport may handle
+// heartbeats on its own goroutine. We decline: that path changes term and state
+// concurrently with the main loop, and a node that has just become leader may
+// then write an entry under another leader's term (hashicorp/raft #695). The
+// price: a follower whose main loop is busy (an fsync in StoreLogs, a snapshot
+// being installed) answers late. It does not depose its leader by that, since
+// it cannot run its election timer either and every append refreshes its
+// contact; but a leader that hears from no quorum for LeaderLeaseTimeout steps
+// down. So the lease timeout must be above the worst usual fsync.
+//
+// # Raft's back-off
+//
+// After failures raft waits up to 10 s before it tries a follower again, and
+// nothing but a success resets that. So a log-carrying AppendEntries to a peer
+// whose link is down, or that does not run the group yet, does not fail: it
+// waits for the link (Options.Hold at most) and goes out the moment it is back.
+// The wait ends early when the group's transport is closed, when the peer is
+// disconnected, or when a higher term is seen. Close a group's RaftTransport
+// before raft.Shutdown, which otherwise waits for such a call.
+package transport

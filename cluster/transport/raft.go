@@ -1,0 +1,471 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
+)
+
+// groupRetry is the pause before a held request asks a peer again that does not
+// run the group yet.
+const groupRetry = 100 * time.Millisecond
+
+// RaftTransport is the transport of one Raft group.
+type RaftTransport struct {
+	t        *Transport
+	group    uint32
+	self     raft.ServerID
+	admitted atomic.Bool
+	consumer chan raft.RPC
+	inbox    inbox
+	closed   chan struct{}
+	once     sync.Once
+
+	mu     sync.Mutex
+	term   uint64        // mu; highest term seen
+	termCh chan struct{} // mu; closed when term grows
+}
+
+var (
+	_ raft.Transport   = (*RaftTransport)(nil)
+	_ raft.WithPreVote = (*RaftTransport)(nil)
+	_ raft.WithClose   = (*RaftTransport)(nil)
+)
+
+func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTransport {
+	return &RaftTransport{
+		t: t, group: group, self: self,
+		consumer: make(chan raft.RPC),
+		inbox:    inbox{wake: make(chan struct{}, 1)},
+		closed:   make(chan struct{}),
+		termCh:   make(chan struct{}),
+	}
+}
+
+// SetAdmitted says whether the replica takes part in elections. One that is not
+// admitted (the initial state) refuses votes, pre-votes and TimeoutNow, and
+// asks for none; it takes log entries and snapshots. Raft's own checks would
+// let an empty replica vote, and so a wiped disk lose what it once promised.
+func (g *RaftTransport) SetAdmitted(admitted bool) { g.admitted.Store(admitted) }
+
+// Consumer implements raft.Transport.
+func (g *RaftTransport) Consumer() <-chan raft.RPC { return g.consumer }
+
+// LocalAddr implements raft.Transport.
+func (g *RaftTransport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(g.self) }
+
+// EncodePeer implements raft.Transport.
+func (g *RaftTransport) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte {
+	return []byte(addr)
+}
+
+// DecodePeer implements raft.Transport.
+func (g *RaftTransport) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+
+// SetHeartbeatHandler implements raft.Transport and does nothing: heartbeats go
+// through Consumer, see the package comment.
+func (g *RaftTransport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// Close implements raft.WithClose. Calls end with ErrClosed, peers hear that
+// the group is unknown. It may be called before raft.Shutdown, and more than
+// once; it does not wait.
+func (g *RaftTransport) Close() error {
+	g.once.Do(func() {
+		close(g.closed)
+		g.t.forget(g)
+	})
+	return nil
+}
+
+// sawTerm notes a term that somebody campaigns or leads in.
+func (g *RaftTransport) sawTerm(term uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if term > g.term {
+		g.term = term
+		close(g.termCh)
+		g.termCh = make(chan struct{})
+	}
+}
+
+func (g *RaftTransport) terms() (term uint64, grew <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.term, g.termCh
+}
+
+func (g *RaftTransport) request(target raft.ServerID, timeout time.Duration) *peerpb.RaftRequest {
+	return &peerpb.RaftRequest{
+		Group: g.group, Target: string(target), From: string(g.self),
+		Patience: uint32(timeout / time.Millisecond),
+	}
+}
+
+// ask sends a request of the urgent kind and waits for the answer. While the
+// link is down it waits for it, within the same deadline.
+func (g *RaftTransport) ask(target raft.ServerID, req *peerpb.RaftRequest, patient bool) (*peerpb.RaftResponse, error) {
+	p, err := g.t.peer(NodeOf(target))
+	if err != nil {
+		return nil, err
+	}
+	timer := time.NewTimer(g.t.opts.UrgentTimeout)
+	defer timer.Stop()
+	for {
+		up, upCh, err := p.urgent.state()
+		if err != nil {
+			return nil, err
+		}
+		if !up {
+			select {
+			case <-upCh:
+				continue
+			case <-timer.C:
+				return nil, fmt.Errorf("%w: %s", ErrLinkDown, target)
+			case <-p.urgent.closedCh:
+				return nil, ErrLinkDown
+			case <-g.closed:
+				return nil, ErrClosed
+			}
+		}
+		c, err := p.urgent.begin(req, patient)
+		if errors.Is(err, ErrLinkDown) {
+			continue // it broke this moment
+		} else if err != nil {
+			return nil, err
+		}
+		return g.await(p.urgent, c, timer, string(target))
+	}
+}
+
+// await waits for the answer to a call.
+func (g *RaftTransport) await(x *exchange, c *call, timer *time.Timer, target string) (*peerpb.RaftResponse, error) {
+	select {
+	case <-c.done:
+		if c.err != nil {
+			return nil, fmt.Errorf("%w: %s", c.err, target)
+		}
+		return c.resp, refusal(c.resp, target)
+	case <-timer.C:
+		x.forsake(c)
+		g.t.stats.raftTimeout.Add(1)
+		return nil, fmt.Errorf("%w: %s", ErrTimeout, target)
+	case <-g.closed:
+		x.forsake(c)
+		return nil, ErrClosed
+	}
+}
+
+// errWrongAnswer is an answer of another kind than the request.
+var errWrongAnswer = fmt.Errorf("%w: answer of the wrong kind", ErrRemote)
+
+// RequestVote implements raft.Transport.
+func (g *RaftTransport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	g.sawTerm(args.Term)
+	if !g.admitted.Load() {
+		return ErrNotAdmitted
+	}
+	req := g.request(id, g.t.opts.UrgentTimeout)
+	req.Body = toVote(args)
+	r, err := g.ask(id, req, false)
+	if err != nil {
+		return err
+	}
+	m := r.GetVote()
+	if m == nil {
+		return errWrongAnswer
+	}
+	*resp = raft.RequestVoteResponse{
+		RPCHeader: fromHeader(m.GetHeader()), Term: m.GetTerm(), Peers: m.GetPeers(), Granted: m.GetGranted(),
+	}
+	return nil
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (g *RaftTransport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	g.sawTerm(args.Term)
+	if !g.admitted.Load() {
+		return ErrNotAdmitted
+	}
+	req := g.request(id, g.t.opts.UrgentTimeout)
+	req.Body = toPreVote(args)
+	r, err := g.ask(id, req, false)
+	if err != nil {
+		// Raft takes an error with certain words in it for a vote in favour.
+		// Never pass on what a peer wrote.
+		var refused *RefusedError
+		if errors.As(err, &refused) {
+			return &RefusedError{Reason: refused.Reason, Target: refused.Target}
+		}
+		return err
+	}
+	m := r.GetPreVote()
+	if m == nil {
+		return errWrongAnswer
+	}
+	*resp = raft.RequestPreVoteResponse{
+		RPCHeader: fromHeader(m.GetHeader()), Term: m.GetTerm(), Granted: m.GetGranted(),
+	}
+	return nil
+}
+
+// TimeoutNow implements raft.Transport.
+func (g *RaftTransport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	req := g.request(id, g.t.opts.UrgentTimeout)
+	req.Body = &peerpb.RaftRequest_TimeoutNow{TimeoutNow: &peerpb.TimeoutNow{Header: toHeader(args.RPCHeader)}}
+	r, err := g.ask(id, req, false)
+	if err != nil {
+		return err
+	}
+	m := r.GetTimeoutNow()
+	if m == nil {
+		return errWrongAnswer
+	}
+	*resp = raft.TimeoutNowResponse{RPCHeader: fromHeader(m.GetHeader())}
+	return nil
+}
+
+// AppendEntries implements raft.Transport. A heartbeat has a short deadline;
+// anything else waits for a link that is down (see the package comment).
+func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	var r *peerpb.RaftResponse
+	var err error
+	if isHeartbeat(args) {
+		req := g.request(id, g.t.opts.UrgentTimeout)
+		req.Body = toAppend(args)
+		r, err = g.ask(id, req, true)
+	} else {
+		r, err = g.appendHeld(id, args)
+	}
+	if err != nil {
+		return err
+	}
+	m := r.GetAppend()
+	if m == nil {
+		return errWrongAnswer
+	}
+	intoAppend(m, resp)
+	g.sawTerm(resp.Term)
+	return nil
+}
+
+func (g *RaftTransport) appendHeld(id raft.ServerID, args *raft.AppendEntriesRequest) (*peerpb.RaftResponse, error) {
+	p, err := g.t.peer(NodeOf(id))
+	if err != nil {
+		return nil, err
+	}
+	timeout := g.t.opts.EntriesTimeout
+	req := g.request(id, timeout)
+	req.Body = toAppend(args)
+	if req.SizeVT() > MaxMessageBytes {
+		return nil, fmt.Errorf("%w: AppendEntries to %s", ErrTooLarge, id)
+	}
+	until := time.Now().Add(g.t.opts.Hold)
+	for {
+		if err := g.hold(p.entries, args.Term, until); err != nil {
+			return nil, err
+		}
+		c, err := p.entries.begin(req, false)
+		if errors.Is(err, ErrLinkDown) {
+			continue // it broke this moment
+		} else if err != nil {
+			return nil, err
+		}
+		timer := time.NewTimer(timeout)
+		r, err := g.await(p.entries, c, timer, string(id))
+		timer.Stop()
+		if !errors.Is(err, ErrUnknownGroup) || time.Now().After(until) {
+			return r, err
+		}
+		if err := g.sleep(p.entries, args.Term, groupRetry); err != nil {
+			return nil, err
+		}
+		// Its writer may still hold the old request.
+		fresh := g.request(id, timeout)
+		fresh.Body = req.Body
+		req = fresh
+	}
+}
+
+// hold waits until the link is up. It ends with an error when that makes no
+// more sense.
+func (g *RaftTransport) hold(x *exchange, term uint64, until time.Time) error {
+	for {
+		up, upCh, err := x.state()
+		if up || err != nil {
+			return err
+		}
+		left := time.Until(until)
+		if left <= 0 {
+			return ErrLinkDown
+		}
+		if err := g.waitFor(x, term, upCh, left); err != nil {
+			return err
+		}
+	}
+}
+
+func (g *RaftTransport) sleep(x *exchange, term uint64, d time.Duration) error {
+	return g.waitFor(x, term, nil, d)
+}
+
+// waitFor returns nil after d or when ch is closed, an error when a request of
+// this term has lost its meaning.
+func (g *RaftTransport) waitFor(x *exchange, term uint64, ch <-chan struct{}, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		seen, grew := g.terms()
+		if seen > term {
+			return ErrDeposed
+		}
+		select {
+		case <-ch:
+			return nil
+		case <-timer.C:
+			return nil
+		case <-grew:
+		case <-x.closedCh:
+			return ErrLinkDown
+		case <-g.closed:
+			return ErrClosed
+		}
+	}
+}
+
+// inboundRPC is a request for our raft.
+type inboundRPC struct {
+	cmd     any
+	reader  *snapshotReader // of a snapshot, else nil
+	ctx     context.Context // ends with the stream it came on
+	expires time.Time       // zero: never
+	respond func(resp any, err error)
+}
+
+// inbox holds requests until raft takes them. Heartbeats and votes overtake log
+// entries; otherwise the order is kept. Its length is bounded by what peers
+// have in flight.
+type inbox struct {
+	wake chan struct{} // capacity 1
+
+	mu      sync.Mutex
+	urgent  []*inboundRPC // mu
+	entries []*inboundRPC // mu
+}
+
+// enqueue returns false if the group is closed.
+func (g *RaftTransport) enqueue(in *inboundRPC, urgent bool) bool {
+	select {
+	case <-g.closed:
+		return false
+	default:
+	}
+	b := &g.inbox
+	b.mu.Lock()
+	if urgent {
+		b.urgent = append(b.urgent, in)
+	} else {
+		b.entries = append(b.entries, in)
+	}
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (b *inbox) next() *inboundRPC {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := &b.urgent
+	if len(*q) == 0 {
+		q = &b.entries
+	}
+	if len(*q) == 0 {
+		return nil
+	}
+	in := (*q)[0]
+	n := copy(*q, (*q)[1:]) // short queues: keep the array
+	(*q)[n] = nil
+	*q = (*q)[:n]
+	return in
+}
+
+// serve hands requests to raft one at a time: raft's main loop handles them one
+// at a time anyway, and so answers keep their order. It runs until Close.
+func (g *RaftTransport) serve() {
+	answer := make(chan raft.RPCResponse, 1)
+	for {
+		in := g.inbox.next()
+		if in == nil {
+			select {
+			case <-g.inbox.wake:
+			case <-g.closed:
+				return
+			}
+			continue
+		}
+		if !g.offer(in, answer) {
+			continue
+		}
+		select {
+		case r := <-answer:
+			in.respond(r.Response, r.Error)
+		case <-g.closed:
+			return // raft may have gone without an answer
+		}
+	}
+}
+
+// offer gives a request to raft unless its sender gives up first.
+func (g *RaftTransport) offer(in *inboundRPC, answer chan<- raft.RPCResponse) bool {
+	if in.ctx.Err() != nil || !in.expires.IsZero() && time.Now().After(in.expires) {
+		g.t.stats.raftExpired.Add(1)
+		return false
+	}
+	rpc := raft.RPC{Command: in.cmd, RespChan: answer}
+	if in.reader != nil {
+		rpc.Reader = in.reader
+	}
+	g.noteTerm(in.cmd)
+	select {
+	case g.consumer <- rpc: // the usual case, without a timer
+		return true
+	default:
+	}
+	var expired <-chan time.Time
+	if !in.expires.IsZero() {
+		timer := time.NewTimer(time.Until(in.expires))
+		defer timer.Stop()
+		expired = timer.C
+	}
+	select {
+	case g.consumer <- rpc:
+		return true
+	case <-expired:
+	case <-in.ctx.Done():
+	case <-g.closed:
+	}
+	g.t.stats.raftExpired.Add(1)
+	return false
+}
+
+// noteTerm looks for a newer leader or candidate in what comes in. Pre-votes
+// prove nothing.
+func (g *RaftTransport) noteTerm(cmd any) {
+	switch c := cmd.(type) {
+	case *raft.AppendEntriesRequest:
+		g.sawTerm(c.Term)
+	case *raft.RequestVoteRequest:
+		g.sawTerm(c.Term)
+	case *raft.InstallSnapshotRequest:
+		g.sawTerm(c.Term)
+	}
+}
