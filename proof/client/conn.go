@@ -53,7 +53,9 @@ var ErrClosed = errors.New("client: connection closed")
 // RefusedError is returned when CONNACK refuses.
 type RefusedError struct{ Code byte }
 
-func (e *RefusedError) Error() string { return fmt.Sprintf("client: connection refused: %#02x", e.Code) }
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("client: connection refused: %#02x", e.Code)
+}
 
 // Conn is one network connection. Its methods may be called by any goroutine; packets
 // that come in are recorded at once and wait, in order, until they are taken.
