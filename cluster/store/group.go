@@ -99,8 +99,8 @@ func (g *Group) end(start time.Time) {
 	g.since.Store(0)
 	g.writing.Unlock()
 	g.s.leave()
-	if !start.IsZero() && g.s.opts.OnSync != nil {
-		g.s.opts.OnSync(time.Since(start))
+	if !start.IsZero() {
+		g.s.synced(time.Since(start))
 	}
 }
 

@@ -46,7 +46,7 @@ func (s *Store) openLog() error {
 	if err != nil {
 		return err
 	}
-	if len(bad) == 0 && !s.marks.head().rebuild {
+	if len(bad) == 0 && !s.marks.head().rebuild && !s.damaged.Load() {
 		return nil
 	}
 	if !s.opts.Repair {
@@ -67,6 +67,14 @@ func (s *Store) openPebbleOrQuarantine() error {
 	}
 	var err error
 	s.db, err = s.openPebble(s.path(logDir))
+	if err != nil && isDamage(err) && s.opts.Repair {
+		// The options are a note about how the store was opened last; a damaged
+		// note must not cost all replicas.
+		if err := s.removeOptions(); err != nil {
+			return err
+		}
+		s.db, err = s.openPebble(s.path(logDir))
+	}
 	if err == nil || !isDamage(err) {
 		return err
 	}
@@ -91,6 +99,21 @@ func (s *Store) openPebbleOrQuarantine() error {
 	}
 	s.db, err = s.openPebble(s.path(logDir))
 	return err
+}
+
+func (s *Store) removeOptions() error {
+	names, err := s.fs.List(s.path(logDir))
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "OPTIONS-") {
+			if err := s.fs.Remove(s.path(logDir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // markSetAside durably sets aside the groups in Pebble that which selects.
@@ -154,8 +177,6 @@ func (s *Store) scanAll() (bad []uint32, err error) {
 			s.scans[m.group] = r
 		}
 	}
-	// Damage met while scanning was reported by return values.
-	s.failure.Store(nil)
 	return bad, nil
 }
 
@@ -196,6 +217,7 @@ func (s *Store) rebuild(bad []uint32) error {
 	}
 	s.db = nil
 	s.failure.Store(nil)
+	s.damaged.Store(false)
 	if err := s.moveAside(); err != nil {
 		return err
 	}

@@ -124,9 +124,11 @@ func (s *Store) background(err error) {
 	case pebble.IsCorruptionError(err):
 		// The next Open must look at every file: the damage may lie where no
 		// live entry is, and compactions would find it again and again.
-		if !s.opening.Load() {
-			err = errors.Join(err, s.marks.updateHeader(func(h *markHeader) { h.rebuild = true }))
+		if s.opening.Load() {
+			s.damaged.Store(true) // Open will rebuild
+			return
 		}
+		err = errors.Join(err, s.marks.updateHeader(func(h *markHeader) { h.rebuild = true }))
 		_ = s.fail(err)
 	default:
 		_ = s.fail(err)

@@ -55,8 +55,8 @@ type Options struct {
 	// CacheBytes bounds the newest entries kept in memory per group.
 	// Default DefaultCacheBytes; negative for none.
 	CacheBytes int
-	// DiskSlowThreshold is how long a disk operation may take before it counts
-	// as slow. Default DefaultDiskSlowThreshold; negative switches it off.
+	// DiskSlowThreshold is how long a durable write may take before it counts
+	// as slow. Default DefaultDiskSlowThreshold.
 	DiskSlowThreshold time.Duration
 	// RetainSnapshots is how many snapshots per group are kept. Default 2.
 	RetainSnapshots int
@@ -74,16 +74,15 @@ type LogStable interface {
 // Store is the data folder of one node. Its methods may be called from any
 // goroutine.
 type Store struct {
-	opts   Options
-	dir    string
-	fs     vfs.FS // with disk health checks
-	health io.Closer
-	log    *slog.Logger
-	flock  io.Closer
-	marks  *marks
-	db     *pebble.DB
-	cache  *pebble.Cache
-	bolt   *boltBackend // nil unless the control group's log is open in bolt
+	opts  Options
+	dir   string
+	fs    vfs.FS
+	log   *slog.Logger
+	flock io.Closer
+	marks *marks
+	db    *pebble.DB
+	cache *pebble.Cache
+	bolt  *boltBackend // nil unless the control group's log is open in bolt
 
 	nodeLock  lock // serialises writers of the node file
 	groupLock lock // serialises opening and setting aside of groups
@@ -98,11 +97,12 @@ type Store struct {
 	idle   chan struct{} // closed when closed is set and calls is 0
 
 	opening atomic.Bool // errors are returned by Open instead of going to Fatal
+	damaged atomic.Bool // Pebble met corruption while opening is set
 	failure atomic.Pointer[failedError]
 	slow    slowDisk
 }
 
-// slowDisk counts disk operations that took too long.
+// slowDisk counts writes that took too long or met a full disk.
 type slowDisk struct {
 	count atomic.Uint64
 	last  atomic.Int64 // unix nanoseconds
@@ -122,7 +122,7 @@ func Open(o Options) (*Store, error) {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = DefaultCacheBytes
 	}
-	if o.DiskSlowThreshold == 0 {
+	if o.DiskSlowThreshold <= 0 {
 		o.DiskSlowThreshold = DefaultDiskSlowThreshold
 	}
 	if o.RetainSnapshots <= 0 {
@@ -131,7 +131,7 @@ func Open(o Options) (*Store, error) {
 	if o.Incarnation == nil {
 		o.Incarnation = randomIncarnation
 	}
-	s := &Store{opts: o, dir: o.Dir, log: o.Logger, nodeLock: newLock(), groupLock: newLock(),
+	s := &Store{opts: o, dir: o.Dir, fs: o.FS, log: o.Logger, nodeLock: newLock(), groupLock: newLock(),
 		groups: map[uint32]*Group{}, snaps: map[uint32]*SnapshotStore{}, scans: map[uint32]*scanResult{}, idle: make(chan struct{})}
 	if o.FS == vfs.Default {
 		// The lock of one process is known by the path's spelling.
@@ -141,9 +141,12 @@ func Open(o Options) (*Store, error) {
 		}
 		s.dir = abs
 	}
-	s.fs, s.health = vfs.WithDiskHealthChecks(o.FS, max(o.DiskSlowThreshold, 0), nil, s.onSlow)
 	s.opening.Store(true)
-	if err := s.open(); err != nil {
+	err := s.open()
+	if err == nil {
+		err = s.failed()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening data folder %s: %w", s.dir, err), s.release())
 	}
 	s.opening.Store(false)
@@ -324,7 +327,7 @@ func (s *Store) release() error {
 	if s.flock != nil {
 		err = errors.Join(err, s.flock.Close())
 	}
-	return errors.Join(err, s.health.Close())
+	return err
 }
 
 // fail records the first failure and hands it to Fatal. It returns err in a
@@ -363,16 +366,21 @@ func (s *Store) Free() (free, total uint64, err error) {
 	return u.AvailBytes, u.TotalBytes, err
 }
 
-func (s *Store) onSlow(info vfs.DiskSlowInfo) {
-	s.slow.count.Add(1)
-	s.slow.last.Store(time.Now().UnixNano())
-	s.log.Debug("disk is slow", "operation", info.OpType.String(), "path", info.Path, "for", info.Duration)
+// synced accounts for a durable write that took d.
+func (s *Store) synced(d time.Duration) {
+	if d >= s.opts.DiskSlowThreshold {
+		s.slow.count.Add(1)
+		s.slow.last.Store(time.Now().UnixNano())
+	}
+	if s.opts.OnSync != nil {
+		s.opts.OnSync(d)
+	}
 }
 
 // Stats are numbers for metrics and for the watch over a stalled disk.
 type Stats struct {
-	SlowOps  uint64        // disk operations beyond DiskSlowThreshold
-	LastSlow time.Time     // when the last of them was noticed, zero if never
+	SlowOps  uint64        // durable writes that took longer than DiskSlowThreshold
+	LastSlow time.Time     // when the last of them ended, zero if never
 	NoSpace  uint64        // background work that met a full disk and is retried
 	Pending  time.Duration // age of the oldest durable write that is still running
 	LogBytes int64         // live log bytes of all open groups
