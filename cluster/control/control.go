@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -83,8 +84,8 @@ func (c *Control) Start() error {
 	return nil
 }
 
-// Close stops this node's replica and waits for all goroutines. The stores
-// and the transport are the caller's to close. It does not end the incarnation:
+// Close stops this node's replica, closes the group's transport, and waits for
+// all goroutines. The stores are the caller's to close. It does not end the incarnation:
 // see StopIncarnation.
 func (c *Control) Close() error {
 	c.mu.Lock()
@@ -92,9 +93,13 @@ func (c *Control) Close() error {
 	c.mu.Unlock()
 	c.cancel()
 	var err error
-	// Raft first: goroutines of ours may be waiting for its futures.
+	// Raft first: goroutines of ours may be waiting for its futures; and before
+	// it its transport, for which its own goroutines may be waiting.
+	if t, ok := c.opt.Transport.(raft.WithClose); ok {
+		err = t.Close()
+	}
 	if r := c.raft.Load(); r != nil {
-		err = r.Shutdown().Error()
+		err = errors.Join(err, r.Shutdown().Error())
 	}
 	c.wg.Wait()
 	return err

@@ -93,3 +93,14 @@ func (s *Static) Peers() []Peer {
 
 // Complete is always true: the table is all there is.
 func (s *Static) Complete() bool { return true }
+
+// Resolve returns the address that the node has announced.
+func (s *Static) Resolve(node string) (addr string, ok bool) {
+	s.table.mu.Lock()
+	defer s.table.mu.Unlock()
+	other := s.table.peers[node]
+	if other == nil {
+		return "", false
+	}
+	return other.peer.Addr, true
+}
