@@ -50,8 +50,11 @@ func encodeEntry(dst []byte, group uint32, prevTerm uint64, l *raft.Log) {
 	binary.BigEndian.PutUint32(dst[30:], uint32(len(l.Extensions)))
 	n := copy(dst[entryHeader:], l.Extensions)
 	copy(dst[entryHeader+n:], l.Data)
-	crc := crc32.Update(keyCRC(group, l.Index, formatVersion), castagnoli, dst[5:])
-	binary.BigEndian.PutUint32(dst[1:], crc)
+	binary.BigEndian.PutUint32(dst[1:], entryCRC(dst, group, l.Index))
+}
+
+func entryCRC(v []byte, group uint32, index uint64) uint32 {
+	return crc32.Update(keyCRC(group, index, v[0]), castagnoli, v[5:])
 }
 
 // entryTerms are the terms that a checked entry carries.
@@ -63,7 +66,7 @@ func checkEntry(v []byte, group uint32, index uint64) (entryTerms, error) {
 	if len(v) < entryHeader {
 		return entryTerms{}, &CorruptError{Group: group, Index: index, Reason: fmt.Sprintf("%d bytes are too short for an entry", len(v))}
 	}
-	crc := crc32.Update(keyCRC(group, index, v[0]), castagnoli, v[5:])
+	crc := entryCRC(v, group, index)
 	if want := binary.BigEndian.Uint32(v[1:]); crc != want {
 		return entryTerms{}, &CorruptError{Group: group, Index: index, Reason: fmt.Sprintf("checksum is %08x, should be %08x", crc, want)}
 	}

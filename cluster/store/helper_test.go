@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -158,3 +159,5 @@ func writeSnapshot(t testing.TB, p *SnapshotStore, index, term uint64, state []b
 func powerLoss(fs *vfs.MemFS, rng *rand.Rand) *vfs.MemFS {
 	return fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(3) * 50, RNG: rng})
 }
+
+func putCRC(b []byte, crc uint32) { binary.BigEndian.PutUint32(b, crc) }
