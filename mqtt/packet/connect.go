@@ -96,12 +96,12 @@ func (d *decoder) connectFlags(flags byte) {
 	switch {
 	case flags&flagReserved != 0:
 		d.malformed("MQTT-3.1.2-3", "reserved connect flag is set")
-	case flags>>3&3 == 3:
-		d.malformed(by(d.version, "MQTT-3.1.2-12", "MQTT-3.1.2-14"), "will QoS is 3")
 	case flags&flagWill == 0 && flags>>3&3 != 0:
 		d.malformed(by(d.version, "MQTT-3.1.2-11", "MQTT-3.1.2-13"), "will QoS without will flag")
 	case flags&flagWill == 0 && flags&flagWillRetain != 0:
 		d.malformed(by(d.version, "MQTT-3.1.2-13", "MQTT-3.1.2-15"), "will retain without will flag")
+	case flags>>3&3 == 3:
+		d.malformed(by(d.version, "MQTT-3.1.2-12", "MQTT-3.1.2-14"), "will QoS is 3")
 	case d.version < V5 && flags&flagPassword != 0 && flags&flagUsername == 0:
 		d.malformed("MQTT-3.1.2-22", "password flag without user name flag")
 	}

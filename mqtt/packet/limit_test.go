@@ -93,3 +93,10 @@ func TestReasonCodes(t *testing.T) {
 		}
 	}
 }
+
+func TestErrorText(t *testing.T) {
+	e := &Error{Code: MalformedPacket, Clause: "MQTT-3.3.1-4", Detail: "QoS is 3"}
+	if got, want := e.Error(), "packet: Malformed Packet (0x81): QoS is 3 [MQTT-3.3.1-4]"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -63,14 +63,18 @@ var malformedConnect = []malformed{
 	{"empty client id in 3.1", 0, "10", "0006'MQIsdp' 03 02 0000 0000", ClientIdentifierNotValid, "3.1"},
 	{"will without topic", 0, "10", "0004'MQTT' 05 04 0000 00 0001'c' 00", bad81, "2.1.4"},     // [MQTT-3.1.2-9]
 	{"will without payload", 0, "10", "0004'MQTT' 04 06 0000 0001'c' 0001'w'", bad81, "2.2.3"}, // [MQTT-3.1.2-9]
-	{"will topic has a wildcard", 0, "10", "0004'MQTT' 05 04 0000 00 0001'c' 00 0001'#' 0000", bad82, "MQTT-4.7.0-1"},
 	{"will topic is empty", 0, "10", "0004'MQTT' 05 04 0000 00 0001'c' 00 0000 0000", bad82, "MQTT-4.7.3-1"},
 	{"will topic is not UTF-8", 0, "10", "0004'MQTT' 05 04 0000 00 0001'c' 00 0001 80 0000", bad81, "MQTT-1.5.4-1"}, // [MQTT-3.1.3-11]
 	{"user name is missing", 0, "10", "0004'MQTT' 05 80 0000 00 0001'c'", bad81, "2.1.4"},                           // [MQTT-3.1.2-17]
 	{"user name is not UTF-8", 0, "10", "0004'MQTT' 05 80 0000 00 0001'c' 0001 ff", bad81, "MQTT-1.5.4-1"},          // [MQTT-3.1.3-12]
-	{"password is missing", 0, "10", "0004'MQTT' 05 c0 0000 00 0001'c' 0001'u'", bad81, "2.1.4"},                    // [MQTT-3.1.2-19]
-	{"user name without flag", 0, "10", "0004'MQTT' 05 00 0000 00 0001'c' 0001'u'", bad81, "MQTT-3.1.4-1"},          // [MQTT-3.1.2-16]
-	{"password without flag", 0, "10", "0004'MQTT' 05 80 0000 00 0001'c' 0001'u' 0001'p'", bad81, "MQTT-3.1.4-1"},   // [MQTT-3.1.2-18]
+	{"user name is not UTF-8, 3.1.1", 0, "10", "0004'MQTT' 04 80 0000 0001'c' 0001 ff", bad81, "MQTT-1.4.0-1"},
+	{"user name has U+0000", 0, "10", "0004'MQTT' 05 80 0000 00 0001'c' 0001 00", bad81, "MQTT-1.5.4-2"}, // [MQTT-3.1.3-12]
+	{"user name has U+0000, 3.1.1", 0, "10", "0004'MQTT' 04 80 0000 0001'c' 0001 00", bad81, "MQTT-1.4.0-2"},
+	{"will topic has a wildcard", 0, "10", "0004'MQTT' 05 04 0000 00 0001'c' 00 0001'#' 0001'p'", bad82, "MQTT-4.7.0-1"},
+	{"will topic has a wildcard, 3.1.1", 0, "10", "0004'MQTT' 04 06 0000 0001'c' 0001'#' 0001'p'", bad82, "MQTT-4.7.1-1"},
+	{"password is missing", 0, "10", "0004'MQTT' 05 c0 0000 00 0001'c' 0001'u'", bad81, "2.1.4"},                  // [MQTT-3.1.2-19]
+	{"user name without flag", 0, "10", "0004'MQTT' 05 00 0000 00 0001'c' 0001'u'", bad81, "MQTT-3.1.4-1"},        // [MQTT-3.1.2-16]
+	{"password without flag", 0, "10", "0004'MQTT' 05 80 0000 00 0001'c' 0001'u' 0001'p'", bad81, "MQTT-3.1.4-1"}, // [MQTT-3.1.2-18]
 	{"receive maximum 0", 0, "10", "0004'MQTT' 05 00 0000 03 21 0000 0000", bad82, "3.1.2.11.3"},
 	{"maximum packet size 0", 0, "10", "0004'MQTT' 05 00 0000 05 27 00000000 0000", bad82, "3.1.2.11.4"},
 	{"problem information 2", 0, "10", "0004'MQTT' 05 00 0000 02 17 02 0000", bad82, "2.2.2.2"},
@@ -142,6 +146,7 @@ var malformedPublish = []malformed{
 	{"packet id is missing", V5, "32", "0001't' 00", bad81, "2.1.4"},
 	{"no properties", V5, "30", "0001't'", bad81, "2.1.4"}, // [MQTT-2.2.2-1]
 	{"topic alias 0", V5, "30", "0001't' 03 23 0000", TopicAliasInvalid, "MQTT-3.3.2-8"},
+	{"topic alias 0 and then another", V5, "30", "0001't' 06 23 0000 23 0001", TopicAliasInvalid, "MQTT-3.3.2-8"},
 	{"topic alias twice", V5, "30", "0001't' 06 23 0001 23 0002", bad82, "2.2.2.2"},
 	{"subscription identifier 0", V5, "30", "0001't' 02 0b 00", bad82, "3.8.2.1.2"},
 	{"subscription identifier of five bytes", V5, "30", "0001't' 06 0b ffffffff01", bad81, "1.5.5"},
@@ -164,8 +169,10 @@ var malformedProperties = []malformed{
 	{"property identifier 0", V5, "e0", "00 02 00 00", bad81, "2.2.2.2"},
 	{"property identifier of two bytes", V5, "e0", "00 03 8001 00", bad81, "2.2.2.2"},
 	{"length exceeds the packet", V5, "e0", "00 05 1f 0000", bad81, "2.2.2.1"},
+	{"length exceeds the packet that ends with it", V5, "e0", "00 30", bad81, "2.2.2.1"},
 	{"length with needless bytes", V5, "e0", "00 8000", bad81, "MQTT-1.5.5-1"},
 	{"length of five bytes", V5, "e0", "00 8080808001", bad81, "1.5.5"},
+	{"length of six bytes", V5, "e0", "00 808080808000", bad81, "1.5.5"},
 	{"length is cut off", V5, "e0", "00 80", bad81, "2.1.4"},
 	{"value is cut off", V5, "e0", "00 03 11 0000", bad81, "2.1.4"},
 	{"reason string twice", V5, "e0", "00 06 1f 0000 1f 0000", bad82, "2.2.2.2"},
@@ -226,7 +233,7 @@ var malformedSubscribe = []malformed{
 
 var malformedOthers = []malformed{
 	{"type 0", V5, "00", "", bad81, "2.1.2"},
-	{"AUTH before 5", V311, "f0", "", bad81, "2.2.1"},
+	{"AUTH before 5", V311, "f0", "00 00", bad81, "2.2.1"},
 	{"PINGREQ flags", V5, "c1", "", bad81, "MQTT-2.1.3-1"},
 	{"PINGREQ with body", V5, "c0", "00", bad81, "2.1.4"},
 	{"PINGRESP flags", V311, "d8", "", bad81, "MQTT-2.2.2-2"},

@@ -152,7 +152,9 @@ type EncodedPublish struct {
 
 // EncodePublish encodes p for a version. Its PacketID and Dup do not matter.
 func EncodePublish(version byte, p *Publish) EncodedPublish {
-	e := EncodedPublish{wire: AppendPublish(nil, version, p)}
+	first := *p
+	first.Dup = false
+	e := EncodedPublish{wire: AppendPublish(nil, version, &first)}
 	if p.QoS > 0 {
 		e.id = 1 + varintSize(publishRemaining(version, p)) + 2 + len(p.Topic)
 	}
@@ -170,7 +172,7 @@ func (e EncodedPublish) AppendTo(dst []byte, packetID uint16, dup bool) []byte {
 	if e.id == 0 {
 		return dst
 	}
-	dst[at] = dst[at]&^8 | b2i(dup)<<3
+	dst[at] |= b2i(dup) << 3
 	dst[at+e.id], dst[at+e.id+1] = byte(packetID>>8), byte(packetID)
 	return dst
 }

@@ -152,6 +152,11 @@ func compareTree(t *testing.T, tree *Tree[int, int], model map[subscription]int,
 		if got, ok := tree.Get(s.filter, s.key); !ok || got != v {
 			t.Fatalf("Get(%v) = %d, %v, want %d", s, got, ok, v)
 		}
+		for _, absent := range []subscription{{s.filter, -1}, {s.filter + "/none", s.key}, {"none", s.key}} {
+			if got, ok := tree.Get(absent.filter, absent.key); ok {
+				t.Fatalf("Get(%v) = %d", absent, got)
+			}
+		}
 	}
 	got := map[subscription]int{}
 	tree.Match(name, func(filter string, key, v int) {
@@ -211,6 +216,14 @@ func compareStore(t *testing.T, store *Store[int], model map[string]int, filter 
 		}
 		if got, ok := store.Get(name); !ok || got != v {
 			t.Fatalf("Get(%q) = %d, %v, want %d", name, got, ok, v)
+		}
+		parent, _, deeper := strings.Cut(name, "/")
+		_, want := model[parent]
+		if got, ok := store.Get(parent); deeper && ok != want {
+			t.Fatalf("Get(%q) = %d, %v, want %v", parent, got, ok, want)
+		}
+		if got, ok := store.Get(name + "/none"); ok {
+			t.Fatalf("Get(%q/none) = %d", name, got)
 		}
 	}
 	slices.SortFunc(want, func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) })

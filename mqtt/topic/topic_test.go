@@ -158,3 +158,9 @@ func TestMatch(t *testing.T) {
 		}
 	}
 }
+
+func TestErrorText(t *testing.T) {
+	if got, want := ErrEmpty.Error(), "topic: a topic name or filter has at least one character [MQTT-4.7.3-1]"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -10,7 +10,9 @@ import "cmp"
 // It must not be changed from within a visiting function. Filters must be valid and
 // are stored as they are given: strip the prefix of a shared subscription first.
 //
-// Nodes without entries and children are pruned, so the memory follows the content.
+// Nodes without entries and children are pruned, so the memory follows the content. It
+// also follows the number of levels, and so does the depth of recursion: whoever takes
+// filters from strangers limits [Levels].
 type Tree[K cmp.Ordered, V any] struct {
 	root node[K, V]
 	size int
