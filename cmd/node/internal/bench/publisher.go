@@ -11,6 +11,9 @@ import (
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
 )
 
+// writeOff is how long a publisher of QoS 0 waits for what may be lost.
+const writeOff = 100 * time.Millisecond
+
 // batchBytes bounds how much a publisher gathers for one write.
 const batchBytes = 64 << 10
 
@@ -285,7 +288,7 @@ func (p *publisher) workUnacked() error {
 // pause waits until the next message is due, or until half of the window has
 // arrived. What has not come after a while is lost: it must not stop the rest.
 func (p *publisher) pause(now, fan int64) error {
-	atMost := time.Second
+	atMost := writeOff
 	if p.interval > 0 && p.due(now) <= p.sent {
 		atMost = min(atMost, time.Duration(p.at(p.sent, now)-now))
 	}
@@ -301,7 +304,7 @@ func (p *publisher) pause(now, fan int64) error {
 	case <-p.credit.wake:
 	case <-p.r.stopped:
 	case <-timer.C:
-		if lost := int64(p.sent)*fan - before; p.window > 0 && atMost == time.Second && before == p.credit.received.Load() {
+		if lost := int64(p.sent)*fan - before; p.window > 0 && atMost == writeOff && before == p.credit.received.Load() {
 			p.credit.received.Add(lost) // counted as lost by the trackers
 		}
 	}
