@@ -1,97 +1,81 @@
 package fsm
 
 import (
-	"io"
-
+	"github.com/flotilla-mqtt/flotilla/mqtt/topic"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
-type message struct{}
-
-// Machine is one partition's state machine.
+// Machine is one partition's state machine. It is for one goroutine at a time.
 type Machine struct {
 	partition, partitions uint32
-	applied               uint64
-	time                  int64
+
+	// State: what a snapshot holds.
+
+	applied   uint64
+	time      int64 // partition clock, milliseconds
+	settings  *logpb.Settings
+	lastEpoch uint64
+	outboxSeq uint64
+	version   uint64            // of the interest
+	slots     map[string]*slot  // by client id
+	lanes     map[uint64]*lane  // by source
+	closed    map[uint64]uint64 // highest closed incarnation by node
+	outbox    map[uint64]*OutboxItem
+	retained  topic.Store[*retained]
+
+	// Indices: they follow from the state.
+
+	list         []*session // list[i] is places[i].s: what Snapshot copies
+	places       []*slot
+	lastOrder    uint64
+	tree         topic.Tree[uint64, subRef]
+	interest     map[string]int // subscriptions at QoS 1 or 2 by filter
+	gateways     map[uint64]gatewayRefs
+	timers       timers
+	expiries     expiries
+	retainedList []*message // retainedList[i] is retainedAt[i].msg
+	retainedAt   []*retained
+	stats        Stats
+
+	// gen grows with each snapshot; sessions of an older one are copied before
+	// they are changed.
+	gen    uint64
+	broken error // why the machine stopped
+
+	// Scratch, meaningful only within one Apply.
+
+	decoder   decoder
+	effects   *Effects
+	touched   map[string]struct{} // filters at an edge of the interest
+	hits      []hit
+	hitSerial uint64
+	matching  string // publisher of the message that is being matched
+	onMatch   func(filter string, key uint64, ref subRef)
 }
 
-// New returns the empty state machine of a partition.
+// New returns the empty state machine of a partition: partition is below partitions.
 func New(partition, partitions uint32) *Machine {
-	return &Machine{partition: partition, partitions: partitions}
+	m := &Machine{
+		partition: partition, partitions: partitions,
+		settings: &logpb.Settings{},
+		slots:    map[string]*slot{},
+		lanes:    map[uint64]*lane{},
+		closed:   map[uint64]uint64{},
+		outbox:   map[uint64]*OutboxItem{},
+		interest: map[string]int{},
+		gateways: map[uint64]gatewayRefs{},
+		touched:  map[string]struct{}{},
+	}
+	m.onMatch = m.matched
+	return m
 }
 
-// Apply carries out one log entry (an encoded logpb.Entry).
-func (m *Machine) Apply(index uint64, data []byte) (*Outcome, error) { return &Outcome{}, nil }
-
-// Applied is the index of the last applied entry.
+// Applied is the index of the last applied entry; 0: none.
 func (m *Machine) Applied() uint64 { return m.applied }
 
-// Time is the partition's clock, in milliseconds.
+// Time is the partition's clock: the stamp of the last applied entry, in
+// milliseconds.
 func (m *Machine) Time() int64 { return m.time }
 
-// Pending is what a new leader has to do: Outbox, Kick and Version are filled.
-// Deliveries are not in it: gateways ask for them (Attach).
-func (m *Machine) Pending() *Effects { return &Effects{} }
-
-// Attach returns the deliveries of a session after a position.
-func (m *Machine) Attach(clientID string, epoch, position uint64) (push []Push, ok bool) {
-	return nil, false
-}
-
-// Releasing tells whether a released packet id still waits for its retained partition.
-func (m *Machine) Releasing(clientID string, epoch uint64, packetID uint16) bool { return false }
-
-// Mark is the number of the last item taken from a source.
-func (m *Machine) Mark(source uint64) (mark uint64, closed bool) { return 0, false }
-
-// StoredResults are the unconfirmed results of a source with Seq > after.
-func (m *Machine) StoredResults(source uint64, after uint64) []Result { return nil }
-
-// RetainedMatch visits the retained messages that match a filter.
-func (m *Machine) RetainedMatch(filter string, fn func(*logpb.Message) bool) {}
-
-// Interest is the partition's whole interest.
-func (m *Machine) Interest() (version uint64, filters func(fn func(filter string))) {
-	return 0, func(func(string)) {}
-}
-
-// NextDeadline is when the next Tick is due.
-func (m *Machine) NextDeadline() (at int64, ok bool) { return 0, false }
-
-// Owners visits the gateways that own sessions, or have marks or previous-owner entries.
-func (m *Machine) Owners(fn func(gateway uint64, sessions int)) {}
-
-// Stats counts what the partition holds.
-func (m *Machine) Stats() Stats { return Stats{} }
-
-// Bytes is the approximate memory of the messages held.
-func (m *Machine) Bytes() int64 { return 0 }
-
-// Snapshot freezes the state.
-func (m *Machine) Snapshot() *Snapshot { return &Snapshot{} }
-
-// Snapshot is a frozen state.
-type Snapshot struct{}
-
-// WriteTo writes the snapshot.
-func (s *Snapshot) WriteTo(w io.Writer) (int64, error) { return 0, nil }
-
-// Applied is the index of the last entry in the snapshot.
-func (s *Snapshot) Applied() uint64 { return 0 }
-
-// Digest is the SHA-256 of what WriteTo writes.
-func (s *Snapshot) Digest() [32]byte { return [32]byte{} }
-
-// Release lets go of the frozen state.
-func (s *Snapshot) Release() {}
-
-// Restore reads a snapshot.
-func Restore(partition, partitions uint32, r io.Reader) (*Machine, error) {
-	return New(partition, partitions), nil
-}
-
-// PartitionOf maps a client id or topic to its partition.
-func PartitionOf(key string, partitions uint32) uint32 { return 0 }
-
-// Validate checks an encoded op before a leader proposes it.
-func Validate(op []byte, isLeader bool) error { return nil }
+// Settings are those of the last Lead; the caller must not change them.
+func (m *Machine) Settings() *logpb.Settings { return m.settings }

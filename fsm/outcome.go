@@ -58,8 +58,8 @@ type Result struct {
 // Effects is what the leader has to do now. Everything in it is immutable.
 type Effects struct {
 	// Push holds new deliveries for sessions with an owner: at most one Push per
-	// session and entry, its items in sending order. The order between sessions
-	// means nothing.
+	// connection, its items in sending order. The order between sessions means
+	// nothing.
 	Push []Push
 	// Outbox holds the new outbox items by Seq.
 	Outbox []*OutboxItem
@@ -192,30 +192,3 @@ type Drop struct {
 	// the one to be logged.
 	First bool
 }
-
-// Stats is what a partition holds. Counters are kept as it goes on; drops and
-// unknown acknowledgements count from the machine's creation or restore.
-type Stats struct {
-	Sessions      int // stored or connected
-	Connected     int
-	Ephemeral     int // of the connected ones
-	Queued        int // messages in queues, held ones included
-	QueuedBytes   int64
-	Inflight      int // outgoing flows
-	Inbound       int // QoS 2 packet ids held
-	Retained      int
-	RetainedBytes int64
-	Outbox        int
-	OutboxBytes   int64
-	Subscriptions int
-	Filters       int // distinct filters in the interest
-	Bytes         int64
-	UnknownAcks   uint64
-	Dropped       [classes][reasons]uint64
-}
-
-// Classes and Reasons enumerate the indices of Stats.Dropped.
-const (
-	Classes = classes
-	Reasons = reasons
-)

@@ -1,0 +1,146 @@
+package fsm
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/flotilla-mqtt/flotilla/mqtt/topic"
+	"github.com/flotilla-mqtt/flotilla/proto/logpb"
+)
+
+// subRef is a subscription in the tree.
+type subRef struct {
+	slot *slot
+	sub  *logpb.Subscription
+}
+
+// subscribe stores subscriptions of a session that is not ephemeral. The filters
+// whose retained messages the client wants are held: from now on live messages
+// that match them wait for the retained ones (design §3).
+func (m *Machine) subscribe(op *logpb.Subscribe) (uint32, []byte) {
+	sl, ok := m.fenced(op.ClientId, op.Epoch)
+	if !ok || sl.s.ephemeral {
+		return CodeFenced, nil
+	}
+	s := m.edit(sl)
+	r := &logpb.SubscribeResult{}
+	for _, sub := range op.Subscriptions {
+		code, existed := m.subscribeOne(sl, sub)
+		r.Codes = append(r.Codes, code)
+		r.Existed = append(r.Existed, existed)
+		wanted := sub.RetainHandling == 0 || sub.RetainHandling == 1 && !existed // [MQTT-3.3.1-9], [MQTT-3.3.1-10]
+		if code <= 2 && wanted && !slices.Contains(r.Retained, sub.Filter) {
+			r.Retained = append(r.Retained, sub.Filter)
+		}
+	}
+	if len(r.Retained) > 0 {
+		s.lastHold++
+		r.Hold = s.lastHold
+		s.holds = append(s.holds, &hold{id: r.Hold, filters: slices.Clone(r.Retained)})
+	}
+	r.Version = m.version
+	if len(m.touched) > 0 {
+		r.Version++ // the entry is not over, but its version is certain
+	}
+	return CodeOK, encode(r)
+}
+
+func (m *Machine) subscribeOne(sl *slot, sub *logpb.Subscription) (code uint32, existed bool) {
+	s := sl.s
+	switch {
+	case sub.Qos > 2 || topic.ValidFilter(sub.Filter) != nil:
+		return CodeFilterInvalid, false
+	case strings.HasPrefix(sub.Filter, topic.SharePrefix):
+		return CodeSharedUnsupported, false
+	}
+	i, existed := s.findSub(sub.Filter)
+	if existed { // replaced, not added [MQTT-3.8.4-3]
+		m.unlinkSub(sl, s.subs[i])
+		s.subs[i] = sub
+	} else {
+		if limit := m.settings.MaxSubscriptions; limit != 0 && uint32(len(s.subs)) >= limit {
+			return CodeQuota, false
+		}
+		s.subs = slices.Insert(s.subs, i, sub)
+	}
+	m.linkSub(sl, sub)
+	return sub.Qos, existed
+}
+
+func (m *Machine) unsubscribe(op *logpb.Unsubscribe) (uint32, []byte) {
+	sl, ok := m.fenced(op.ClientId, op.Epoch)
+	if !ok || sl.s.ephemeral {
+		return CodeFenced, nil
+	}
+	s := m.edit(sl)
+	r := &logpb.UnsubscribeResult{}
+	for _, filter := range op.Filters {
+		i, existed := s.findSub(filter)
+		r.Existed = append(r.Existed, existed)
+		if !existed {
+			continue
+		}
+		m.unlinkSub(sl, s.subs[i])
+		s.subs = slices.Delete(s.subs, i, i+1)
+		for _, h := range slices.Clone(s.holds) {
+			h.filters = slices.DeleteFunc(h.filters, func(f string) bool { return f == filter })
+			if len(h.filters) == 0 { // nothing to wait for any more
+				m.releaseHolds(sl, h)
+			}
+		}
+	}
+	m.fill(sl)
+	return CodeOK, encode(r)
+}
+
+// linkSub makes a subscription count. Those of QoS 0 are in the tree for their
+// identifiers and options, but not in the interest: what goes to a client at
+// QoS 0 goes there without the partition.
+func (m *Machine) linkSub(sl *slot, sub *logpb.Subscription) {
+	m.tree.Set(sub.Filter, sl.order, subRef{sl, sub})
+	m.stats.Subscriptions++
+	if sub.Qos == 0 {
+		return
+	}
+	m.interest[sub.Filter]++
+	if m.interest[sub.Filter] == 1 {
+		m.touched[sub.Filter] = struct{}{}
+	}
+}
+
+func (m *Machine) unlinkSub(sl *slot, sub *logpb.Subscription) {
+	m.tree.Delete(sub.Filter, sl.order)
+	m.stats.Subscriptions--
+	if sub.Qos == 0 {
+		return
+	}
+	m.interest[sub.Filter]--
+	if m.interest[sub.Filter] == 0 {
+		delete(m.interest, sub.Filter)
+		m.touched[sub.Filter] = struct{}{}
+	}
+}
+
+// settleInterest ends the entry's changes of the interest.
+func (m *Machine) settleInterest() {
+	if len(m.touched) > 0 {
+		m.version++
+		for filter := range m.touched {
+			m.effects.Interest = append(m.effects.Interest, InterestChange{filter, m.interest[filter] > 0})
+		}
+		clear(m.touched)
+		slices.SortFunc(m.effects.Interest, func(a, b InterestChange) int { return strings.Compare(a.Filter, b.Filter) })
+	}
+	m.effects.Version = m.version
+}
+
+// Interest is the partition's whole interest: the filters for which some
+// persistent session subscribes at QoS 1 or 2, each once, in byte order.
+// filters must be called before the next Apply.
+func (m *Machine) Interest() (version uint64, filters func(fn func(filter string))) {
+	return m.version, func(fn func(filter string)) {
+		for _, filter := range sortedKeys(m.interest) {
+			fn(filter)
+		}
+	}
+}
