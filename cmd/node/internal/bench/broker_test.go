@@ -18,13 +18,16 @@ type fault struct{ drop, twice, refuse bool }
 // sessions exist, but nothing for clients that are away.
 type testBroker struct {
 	t     *testing.T
+	addr  string
 	fault fault
 	wg    sync.WaitGroup
+	gone  *sync.Cond // of mu: a client has gone
 
 	mu       sync.Mutex // guards all below
 	clients  map[*testClient]bool
 	sessions map[string]bool
 	messages int
+	stayed   bool // some session was to outlive its connection
 	closed   bool
 }
 
@@ -45,11 +48,17 @@ type testClient struct {
 // broker starts a broker and returns its address.
 func broker(t *testing.T, f *fault) string {
 	t.Helper()
+	return startBroker(t, f).addr
+}
+
+func startBroker(t *testing.T, f *fault) *testBroker {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &testBroker{t: t, clients: map[*testClient]bool{}, sessions: map[string]bool{}}
+	b := &testBroker{t: t, addr: l.Addr().String(), clients: map[*testClient]bool{}, sessions: map[string]bool{}}
+	b.gone = sync.NewCond(&b.mu)
 	if f != nil {
 		b.fault = *f
 	}
@@ -72,7 +81,17 @@ func broker(t *testing.T, f *fault) string {
 		b.mu.Unlock()
 		b.wg.Wait()
 	})
-	return l.Addr().String()
+	return b
+}
+
+// stored waits until all clients are gone and returns how many sessions are left.
+func (b *testBroker) stored() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.clients) > 0 {
+		b.gone.Wait()
+	}
+	return len(b.sessions)
 }
 
 func (b *testBroker) serve(nc net.Conn) {
@@ -94,6 +113,7 @@ func (b *testBroker) serve(nc net.Conn) {
 	if !c.keep {
 		delete(b.sessions, c.id)
 	}
+	b.gone.Broadcast()
 }
 
 // packet handles one packet and reports whether the connection goes on.
@@ -160,6 +180,7 @@ func (c *testClient) connect(p *packet.Connect) *packet.Connack {
 	defer c.b.mu.Unlock()
 	present := c.b.sessions[c.id] && !p.CleanStart
 	c.b.sessions[c.id] = true
+	c.b.stayed = c.b.stayed || c.keep
 	return &packet.Connack{SessionPresent: present}
 }
 
