@@ -853,11 +853,13 @@ func (x *LaneAnswer) GetBase() uint64 {
 // Attach tells a partition's leader which of its sessions a gateway holds, and
 // how far each has come.
 type Attach struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	Gateway       uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	Sessions      []*AttachSession       `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Gateway   uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Sessions  []*AttachSession       `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	More      bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	// nonce names the stream of Pushes that answers this Attach.
+	Nonce         uint64 `protobuf:"varint,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -918,6 +920,13 @@ func (x *Attach) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *Attach) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
 }
 
 type AttachSession struct {
@@ -990,11 +999,15 @@ func (x *AttachSession) GetReleasing() []uint32 {
 
 // Push brings deliveries from a partition's leader to a gateway.
 type Push struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	Gateway       uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	Term          uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	Sessions      []*SessionPush         `protobuf:"bytes,4,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Gateway   uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Term      uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Sessions  []*SessionPush         `protobuf:"bytes,4,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// nonce of the Attach that began this stream, and the frame's place in it,
+	// from 0. A gateway that misses one attaches again.
+	Nonce         uint64 `protobuf:"varint,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Number        uint64 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1055,6 +1068,20 @@ func (x *Push) GetSessions() []*SessionPush {
 		return x.Sessions
 	}
 	return nil
+}
+
+func (x *Push) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
+func (x *Push) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 type SessionPush struct {
@@ -1496,8 +1523,9 @@ type InterestUpdate struct {
 	Version     uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	Filters     []*InterestFilter      `protobuf:"bytes,5,rep,name=filters,proto3" json:"filters,omitempty"`
 	More        bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
-	// knows is the sender's applied index of the control group.
-	Knows         uint64 `protobuf:"varint,7,opt,name=knows,proto3" json:"knows,omitempty"`
+	// member is the gateway incarnation of the receiver that the sender reckons
+	// with: its SUBACKs wait for that one from now on. 0: none yet.
+	Member        uint64 `protobuf:"varint,7,opt,name=member,proto3" json:"member,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1574,9 +1602,9 @@ func (x *InterestUpdate) GetMore() bool {
 	return false
 }
 
-func (x *InterestUpdate) GetKnows() uint64 {
+func (x *InterestUpdate) GetMember() uint64 {
 	if x != nil {
-		return x.Knows
+		return x.Member
 	}
 	return 0
 }
@@ -1967,6 +1995,7 @@ func (x *Leader) GetNode() string {
 type Beacon struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Wall          int64                  `protobuf:"varint,1,opt,name=wall,proto3" json:"wall,omitempty"` // the sender's wall clock, Unix milliseconds
+	Replicas      []*ReplicaPosition     `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2004,6 +2033,82 @@ func (*Beacon) Descriptor() ([]byte, []int) {
 func (x *Beacon) GetWall() int64 {
 	if x != nil {
 		return x.Wall
+	}
+	return 0
+}
+
+func (x *Beacon) GetReplicas() []*ReplicaPosition {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// ReplicaPosition is how far a replica has come.
+type ReplicaPosition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Last          uint64                 `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"` // last log index
+	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaPosition) Reset() {
+	*x = ReplicaPosition{}
+	mi := &file_peerpb_flow_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaPosition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaPosition) ProtoMessage() {}
+
+func (x *ReplicaPosition) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaPosition.ProtoReflect.Descriptor instead.
+func (*ReplicaPosition) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReplicaPosition) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *ReplicaPosition) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ReplicaPosition) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *ReplicaPosition) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
 	}
 	return 0
 }
@@ -2078,22 +2183,25 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"NOT_LEADER\x10\x01\x12\a\n" +
 	"\x03GAP\x10\x02\x12\n" +
 	"\n" +
-	"\x06CLOSED\x10\x03\"\x91\x01\n" +
+	"\x06CLOSED\x10\x03\"\xa7\x01\n" +
 	"\x06Attach\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\x04R\agateway\x12;\n" +
 	"\bsessions\x18\x03 \x03(\v2\x1f.flotilla.peer.v1.AttachSessionR\bsessions\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more\"|\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"|\n" +
 	"\rAttachSession\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\bposition\x18\x03 \x01(\x04R\bposition\x12\x1c\n" +
-	"\treleasing\x18\x04 \x03(\rR\treleasing\"\x8d\x01\n" +
+	"\treleasing\x18\x04 \x03(\rR\treleasing\"\xbb\x01\n" +
 	"\x04Push\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\x04R\agateway\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x129\n" +
-	"\bsessions\x18\x04 \x03(\v2\x1d.flotilla.peer.v1.SessionPushR\bsessions\"r\n" +
+	"\bsessions\x18\x04 \x03(\v2\x1d.flotilla.peer.v1.SessionPushR\bsessions\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\x12\x16\n" +
+	"\x06number\x18\x06 \x01(\x04R\x06number\"r\n" +
 	"\vSessionPush\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x120\n" +
@@ -2125,7 +2233,7 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"<\n" +
 	"\x0eInterestFilter\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x12\n" +
-	"\x04want\x18\x02 \x01(\rR\x04want\"\xe6\x01\n" +
+	"\x04want\x18\x02 \x01(\rR\x04want\"\xe8\x01\n" +
 	"\x0eInterestUpdate\x12 \n" +
 	"\vdestination\x18\x01 \x01(\x04R\vdestination\x12\x1e\n" +
 	"\n" +
@@ -2134,8 +2242,8 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12:\n" +
 	"\afilters\x18\x05 \x03(\v2 .flotilla.peer.v1.InterestFilterR\afilters\x12\x12\n" +
-	"\x04more\x18\x06 \x01(\bR\x04more\x12\x14\n" +
-	"\x05knows\x18\a \x01(\x04R\x05knows\"\xa0\x01\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\x12\x16\n" +
+	"\x06member\x18\a \x01(\x04R\x06member\"\xa0\x01\n" +
 	"\vInterestAck\x12 \n" +
 	"\vdestination\x18\x01 \x01(\x04R\vdestination\x12\x1e\n" +
 	"\n" +
@@ -2164,9 +2272,15 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x06Leader\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04node\x18\x03 \x01(\tR\x04node\"\x1c\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"[\n" +
 	"\x06Beacon\x12\x12\n" +
-	"\x04wall\x18\x01 \x01(\x03R\x04wall2P\n" +
+	"\x04wall\x18\x01 \x01(\x03R\x04wall\x12=\n" +
+	"\breplicas\x18\x02 \x03(\v2!.flotilla.peer.v1.ReplicaPositionR\breplicas\"z\n" +
+	"\x0fReplicaPosition\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\x04R\x04last\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x04R\aapplied2P\n" +
 	"\x04Flow\x12H\n" +
 	"\x06Frames\x12\x1c.flotilla.peer.v1.FrameBatch\x1a\x1c.flotilla.peer.v1.FrameBatch(\x010\x01B0Z.github.com/flotilla-mqtt/flotilla/proto/peerpbb\x06proto3"
 
@@ -2183,34 +2297,35 @@ func file_peerpb_flow_proto_rawDescGZIP() []byte {
 }
 
 var file_peerpb_flow_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_peerpb_flow_proto_goTypes = []any{
-	(LaneAnswer_Status)(0), // 0: flotilla.peer.v1.LaneAnswer.Status
-	(*FrameBatch)(nil),     // 1: flotilla.peer.v1.FrameBatch
-	(*Frame)(nil),          // 2: flotilla.peer.v1.Frame
-	(*Hello)(nil),          // 3: flotilla.peer.v1.Hello
-	(*Lane)(nil),           // 4: flotilla.peer.v1.Lane
-	(*LaneItem)(nil),       // 5: flotilla.peer.v1.LaneItem
-	(*LaneItems)(nil),      // 6: flotilla.peer.v1.LaneItems
-	(*LaneResult)(nil),     // 7: flotilla.peer.v1.LaneResult
-	(*LaneAnswer)(nil),     // 8: flotilla.peer.v1.LaneAnswer
-	(*Attach)(nil),         // 9: flotilla.peer.v1.Attach
-	(*AttachSession)(nil),  // 10: flotilla.peer.v1.AttachSession
-	(*Push)(nil),           // 11: flotilla.peer.v1.Push
-	(*SessionPush)(nil),    // 12: flotilla.peer.v1.SessionPush
-	(*PushItem)(nil),       // 13: flotilla.peer.v1.PushItem
-	(*Completed)(nil),      // 14: flotilla.peer.v1.Completed
-	(*Kick)(nil),           // 15: flotilla.peer.v1.Kick
-	(*Kicked)(nil),         // 16: flotilla.peer.v1.Kicked
-	(*InterestFilter)(nil), // 17: flotilla.peer.v1.InterestFilter
-	(*InterestUpdate)(nil), // 18: flotilla.peer.v1.InterestUpdate
-	(*InterestAck)(nil),    // 19: flotilla.peer.v1.InterestAck
-	(*Settled)(nil),        // 20: flotilla.peer.v1.Settled
-	(*Route)(nil),          // 21: flotilla.peer.v1.Route
-	(*RetainedRead)(nil),   // 22: flotilla.peer.v1.RetainedRead
-	(*RetainedData)(nil),   // 23: flotilla.peer.v1.RetainedData
-	(*Leader)(nil),         // 24: flotilla.peer.v1.Leader
-	(*Beacon)(nil),         // 25: flotilla.peer.v1.Beacon
+	(LaneAnswer_Status)(0),  // 0: flotilla.peer.v1.LaneAnswer.Status
+	(*FrameBatch)(nil),      // 1: flotilla.peer.v1.FrameBatch
+	(*Frame)(nil),           // 2: flotilla.peer.v1.Frame
+	(*Hello)(nil),           // 3: flotilla.peer.v1.Hello
+	(*Lane)(nil),            // 4: flotilla.peer.v1.Lane
+	(*LaneItem)(nil),        // 5: flotilla.peer.v1.LaneItem
+	(*LaneItems)(nil),       // 6: flotilla.peer.v1.LaneItems
+	(*LaneResult)(nil),      // 7: flotilla.peer.v1.LaneResult
+	(*LaneAnswer)(nil),      // 8: flotilla.peer.v1.LaneAnswer
+	(*Attach)(nil),          // 9: flotilla.peer.v1.Attach
+	(*AttachSession)(nil),   // 10: flotilla.peer.v1.AttachSession
+	(*Push)(nil),            // 11: flotilla.peer.v1.Push
+	(*SessionPush)(nil),     // 12: flotilla.peer.v1.SessionPush
+	(*PushItem)(nil),        // 13: flotilla.peer.v1.PushItem
+	(*Completed)(nil),       // 14: flotilla.peer.v1.Completed
+	(*Kick)(nil),            // 15: flotilla.peer.v1.Kick
+	(*Kicked)(nil),          // 16: flotilla.peer.v1.Kicked
+	(*InterestFilter)(nil),  // 17: flotilla.peer.v1.InterestFilter
+	(*InterestUpdate)(nil),  // 18: flotilla.peer.v1.InterestUpdate
+	(*InterestAck)(nil),     // 19: flotilla.peer.v1.InterestAck
+	(*Settled)(nil),         // 20: flotilla.peer.v1.Settled
+	(*Route)(nil),           // 21: flotilla.peer.v1.Route
+	(*RetainedRead)(nil),    // 22: flotilla.peer.v1.RetainedRead
+	(*RetainedData)(nil),    // 23: flotilla.peer.v1.RetainedData
+	(*Leader)(nil),          // 24: flotilla.peer.v1.Leader
+	(*Beacon)(nil),          // 25: flotilla.peer.v1.Beacon
+	(*ReplicaPosition)(nil), // 26: flotilla.peer.v1.ReplicaPosition
 }
 var file_peerpb_flow_proto_depIdxs = []int32{
 	2,  // 0: flotilla.peer.v1.FrameBatch.frames:type_name -> flotilla.peer.v1.Frame
@@ -2239,13 +2354,14 @@ var file_peerpb_flow_proto_depIdxs = []int32{
 	12, // 23: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
 	13, // 24: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
 	17, // 25: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
-	1,  // 26: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
-	1,  // 27: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
-	27, // [27:28] is the sub-list for method output_type
-	26, // [26:27] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	26, // 26: flotilla.peer.v1.Beacon.replicas:type_name -> flotilla.peer.v1.ReplicaPosition
+	1,  // 27: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
+	1,  // 28: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
+	28, // [28:29] is the sub-list for method output_type
+	27, // [27:28] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_peerpb_flow_proto_init() }
@@ -2277,7 +2393,7 @@ func file_peerpb_flow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peerpb_flow_proto_rawDesc), len(file_peerpb_flow_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,448 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/fsm"
+	"github.com/flotilla-mqtt/flotilla/proto/logpb"
+	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
+)
+
+// Bounds of one log entry, and how many of a partition are on their way at once.
+// While they are, ops collect for the next: an idle partition commits at once, a
+// busy one batches by itself.
+const (
+	maxEntryOps   = 4096
+	maxEntryBytes = 1 << 20
+	maxFlying     = 3
+
+	leaderTick = 100 * time.Millisecond
+)
+
+// leader is one leadership of one partition. All its work is rebuilt from the
+// state when it starts (barrier), and one goroutine does all of it.
+type leader struct {
+	r    *replica
+	n    *Node
+	term uint64
+
+	firstEntry []byte // the encoded Lead entry; written before the entry is proposed
+	barrier    bool   // firstEntry is applied; guarded by r.sm.mu
+
+	box      *mailbox[event]
+	failed   chan struct{} // closed when an entry was not committed
+	failOnce sync.Once
+	futures  chan raft.ApplyFuture
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+
+	// All below is owned by the run goroutine.
+	led     bool
+	ann     *announcer // from led on
+	early   []event    // frames that came before the barrier
+	clock   stamper
+	sources map[uint64]*source
+	dirty   []*source // with an answer to send
+
+	pending      []*logpb.LaneOp
+	pendingBytes int
+	confirms     []*logpb.Confirm
+	flying       int
+
+	out       outbox
+	attached  map[uint64]*attachment // by gateway
+	attaching map[uint64][]*peerpb.AttachSession
+	pushes    map[uint64][]fsm.Push
+	closing   map[uint64]bool // CloseGateway is on its way
+	ticking   bool            // Tick is on its way
+	reads     []readRequest
+	verifying bool
+	annDirty  bool
+	// reannounce: nodes whose gateways must attach again.
+	reannounce map[string]bool
+	refuse     bool // over the byte budget or the disk reserve
+}
+
+// event is something for the leader to do.
+type event struct {
+	from    string
+	frame   *peerpb.Frame
+	outcome *fsm.Outcome
+	started *fsm.Effects // with the outcome of the first entry: all pending work
+	call    func()
+}
+
+func newLeader(r *replica, term uint64) *leader {
+	return &leader{
+		r: r, n: r.n, term: term,
+		box:        newMailbox[event](),
+		failed:     make(chan struct{}),
+		futures:    make(chan raft.ApplyFuture, maxFlying+1),
+		sources:    make(map[uint64]*source),
+		out:        newOutbox(),
+		attached:   make(map[uint64]*attachment),
+		attaching:  make(map[uint64][]*peerpb.AttachSession),
+		pushes:     make(map[uint64][]fsm.Push),
+		closing:    make(map[uint64]bool),
+		reannounce: make(map[string]bool),
+	}
+}
+
+func (ld *leader) start(ctx context.Context) {
+	ctx, ld.cancel = context.WithCancel(ctx)
+	ld.wg.Add(2)
+	go func() { defer ld.wg.Done(); ld.watchFutures(ctx) }()
+	go func() { defer ld.wg.Done(); ld.run(ctx) }()
+}
+
+// stop ends the leadership's work and waits for it.
+func (ld *leader) stop() {
+	ld.r.sm.setLeader(nil)
+	ld.cancel()
+	ld.wg.Wait()
+	ld.out.close()
+	if ld.ann != nil {
+		ld.ann.fail()
+	}
+}
+
+func (ld *leader) fail(err error) {
+	ld.failOnce.Do(func() {
+		ld.n.log.Debug("leader ends", "partition", ld.r.partition, "term", ld.term, "error", err)
+		close(ld.failed)
+	})
+}
+
+// watchFutures looks for entries that Raft could not commit.
+func (ld *leader) watchFutures(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-ld.futures:
+			if err := f.Error(); err != nil {
+				ld.fail(err)
+				return
+			}
+		}
+	}
+}
+
+// run waits for everything before this leadership to be applied, proposes Lead,
+// and then works off events.
+func (ld *leader) run(ctx context.Context) {
+	if err := ld.r.raft.Barrier(0).Error(); err != nil {
+		ld.fail(err)
+		return
+	}
+	if !ld.lead() {
+		return
+	}
+	tick := time.NewTicker(leaderTick)
+	defer tick.Stop()
+	var events []event
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ld.box.wake:
+		case <-tick.C:
+			ld.tick()
+		}
+		events = ld.box.take(events)
+		for i := range events {
+			ld.handle(events[i])
+		}
+		ld.propose()
+		ld.flush()
+	}
+}
+
+// lead proposes the leader's first entry. Its time is not before any entry's
+// that came earlier: those are applied.
+func (ld *leader) lead() bool {
+	var applied int64
+	ld.r.sm.read(func(m *fsm.Machine) { applied = m.Time() })
+	ld.clock = newStamper(max(applied, ld.n.clocks.median()))
+	op := encodeOp(&logpb.Op{Body: &logpb.Op_Lead{Lead: &logpb.Lead{
+		Leader: string(ld.r.id), Nonce: ld.n.nonce(), Settings: ld.n.o.Settings,
+	}}})
+	e := &logpb.Entry{Format: 1, Time: ld.clock.now(), Ops: []*logpb.LaneOp{{IsLeader: true, Op: op}}}
+	data, err := e.MarshalVT()
+	if err != nil {
+		ld.n.fatal(err)
+		return false
+	}
+	ld.firstEntry = data
+	ld.r.sm.setLeader(ld)
+	ld.flying++
+	ld.futures <- ld.r.raft.Apply(data, 0)
+	return true
+}
+
+func (ld *leader) handle(ev event) {
+	switch {
+	case ev.outcome != nil:
+		if ev.started != nil {
+			ld.begin(ev.started)
+		}
+		ld.flying--
+		ld.applied(ev.outcome)
+	case ev.call != nil:
+		ev.call()
+	case !ld.led:
+		ld.early = append(ld.early, ev)
+	default:
+		ld.frame(ev.from, ev.frame)
+	}
+}
+
+// begin takes up the work: the state is complete up to our first entry.
+func (ld *leader) begin(pending *fsm.Effects) {
+	ld.led = true
+	p := uint64(ld.r.partition)
+	ld.ann = newAnnouncer(p, ld.term, pending.Version, ld.n.send, ld.wholeInterest, ld.settled)
+	for _, it := range pending.Outbox {
+		ld.outboxAdd(it)
+	}
+	ld.kickAll(pending.Kick)
+	ld.membersChanged()
+	for _, node := range ld.n.memberNodes() {
+		ld.announceTo(node)
+	}
+	early := ld.early
+	ld.early = nil
+	for _, ev := range early {
+		ld.frame(ev.from, ev.frame)
+	}
+	ld.n.log.Debug("leads", "partition", ld.r.partition, "term", ld.term)
+}
+
+// announceTo tells a node who leads; its gateway attaches then.
+func (ld *leader) announceTo(node string) {
+	ld.n.send(node, &peerpb.Frame{Body: &peerpb.Frame_Leader{Leader: &peerpb.Leader{
+		Partition: ld.r.partition, Term: ld.term, Node: ld.n.name,
+	}}})
+}
+
+func (ld *leader) frame(from string, f *peerpb.Frame) {
+	switch b := f.Body.(type) {
+	case *peerpb.Frame_LaneItems:
+		ld.items(from, b.LaneItems)
+	case *peerpb.Frame_LaneAnswer:
+		ld.out.answer(from, b.LaneAnswer)
+	case *peerpb.Frame_Attach:
+		ld.attach(from, b.Attach)
+	case *peerpb.Frame_InterestAck:
+		ld.ann.ack(from, b.InterestAck)
+	case *peerpb.Frame_RetainedRead:
+		ld.read(from, b.RetainedRead)
+	}
+}
+
+// own queues an op of the leader itself.
+func (ld *leader) own(op *logpb.Op) {
+	b := encodeOp(op)
+	ld.pending = append(ld.pending, &logpb.LaneOp{IsLeader: true, Op: b})
+	ld.pendingBytes += len(b)
+}
+
+// propose puts what has collected into entries.
+func (ld *leader) propose() {
+	if !ld.led {
+		return
+	}
+	if ld.flying == 0 || len(ld.pending) > 0 {
+		ld.outboxDone()
+	}
+	for ld.flying < maxFlying && len(ld.pending) > 0 {
+		n, size := 0, 0
+		for n < len(ld.pending) && n < maxEntryOps && (n == 0 || size+len(ld.pending[n].Op) <= maxEntryBytes) {
+			size += len(ld.pending[n].Op)
+			n++
+		}
+		e := &logpb.Entry{Format: 1, Time: ld.clock.now(), Ops: ld.pending[:n], Confirms: ld.confirms}
+		data, err := e.MarshalVT()
+		if err != nil {
+			ld.n.fatal(err)
+			return
+		}
+		clear(ld.pending[:n])
+		ld.pending = ld.pending[n:]
+		ld.pendingBytes -= size
+		ld.confirms = nil
+		ld.flying++
+		ld.futures <- ld.r.raft.Apply(data, 0)
+	}
+	if len(ld.pending) == 0 {
+		ld.pending = nil
+	}
+}
+
+// applied carries out what an entry of ours brought.
+func (ld *leader) applied(o *fsm.Outcome) {
+	ld.results(o.Results)
+	e := &o.Effects
+	for _, g := range e.Closed {
+		ld.gatewayClosed(g)
+	}
+	for _, p := range e.Push {
+		if ld.attached[p.Gateway] != nil {
+			ld.pushes[p.Gateway] = append(ld.pushes[p.Gateway], p)
+		}
+	}
+	for _, it := range e.Outbox {
+		ld.outboxAdd(it)
+	}
+	for _, c := range e.Completed {
+		ld.completed(c)
+	}
+	ld.kickAll(e.Kick)
+	if len(e.Interest) > 0 {
+		ld.ann.change(e.Version, interestChanges(e.Interest))
+		ld.annDirty = true
+	}
+	ld.n.countDropped(e.Dropped)
+}
+
+// flush sends what the pass has collected.
+func (ld *leader) flush() {
+	ld.flushAnswers()
+	ld.flushPushes()
+	if ld.annDirty {
+		ld.annDirty = false
+		ld.ann.flush()
+	}
+}
+
+// tick does what the clock demands.
+func (ld *leader) tick() {
+	if !ld.led {
+		return
+	}
+	ld.ann.flush()
+	ld.routeOutbox()
+	for node := range ld.reannounce {
+		delete(ld.reannounce, node)
+		ld.announceTo(node)
+	}
+	now := ld.clock.now()
+	var due bool
+	var bytes int64
+	ld.r.sm.read(func(m *fsm.Machine) {
+		at, ok := m.NextDeadline()
+		due = ok && at <= now
+		bytes = m.Bytes()
+	})
+	ld.refuse = ld.n.mustRefuse(bytes)
+	if !due {
+		ld.ticking = false
+	} else if !ld.ticking || ld.flying == 0 {
+		ld.ticking = true
+		ld.own(&logpb.Op{Body: &logpb.Op_Tick{Tick: &logpb.Tick{}}})
+	}
+}
+
+// membersChanged compares the state with what the control group says: which
+// gateways have ended, who must know our interest. It is level-triggered: it may
+// be called at any time.
+func (ld *leader) membersChanged() {
+	if !ld.led {
+		return
+	}
+	ld.ann.setMembers(ld.n.liveGateways())
+	var ended []uint64
+	ld.r.sm.read(func(m *fsm.Machine) {
+		m.Owners(func(g uint64, _ int) {
+			if !ld.closing[g] && ld.n.gatewayClosed(g) {
+				ended = append(ended, g)
+			}
+		})
+	})
+	for _, g := range ended {
+		ld.closing[g] = true
+		ld.own(&logpb.Op{Body: &logpb.Op_CloseGateway{CloseGateway: &logpb.CloseGateway{Gateway: g}}})
+	}
+	ld.out.closeEnded(ld.n.gatewayClosed)
+}
+
+// gatewayClosed forgets a gateway whose end is applied.
+func (ld *leader) gatewayClosed(g uint64) {
+	delete(ld.closing, g)
+	for source := range ld.sources {
+		if !isPartition(source) && nodeNumber(source) == nodeNumber(g) && source <= g {
+			delete(ld.sources, source)
+		}
+	}
+	for a := range ld.attached {
+		if nodeNumber(a) == nodeNumber(g) && a <= g {
+			delete(ld.attached, a)
+		}
+	}
+}
+
+// linkUp: what was sent to the node before may be lost. Its gateway attaches when
+// it hears from us.
+func (ld *leader) linkUp(node string) {
+	if !ld.led {
+		return
+	}
+	for g := range ld.attached {
+		if ld.n.gatewayNode(g) == node {
+			delete(ld.attached, g)
+		}
+	}
+	ld.announceTo(node)
+	ld.ann.linkUp(node)
+}
+
+func (ld *leader) wholeInterest() (uint64, []*peerpb.InterestFilter) {
+	var version uint64
+	var filters []*peerpb.InterestFilter
+	ld.r.sm.read(func(m *fsm.Machine) {
+		v, each := m.Interest()
+		version = v
+		each(func(f string) { filters = append(filters, &peerpb.InterestFilter{Filter: f, Want: 1}) })
+	})
+	return version, filters
+}
+
+// settled tells the gateways that every member routes by a version.
+func (ld *leader) settled(version uint64) {
+	for _, node := range ld.n.memberNodes() {
+		ld.sendSettled(node, version)
+	}
+}
+
+func (ld *leader) sendSettled(node string, version uint64) {
+	ld.n.send(node, &peerpb.Frame{Body: &peerpb.Frame_Settled{Settled: &peerpb.Settled{
+		Partition: ld.r.partition, Term: ld.term, Version: version,
+	}}})
+}
+
+func interestChanges(changes []fsm.InterestChange) []*peerpb.InterestFilter {
+	out := make([]*peerpb.InterestFilter, len(changes))
+	for i, c := range changes {
+		want := uint32(0)
+		if c.Added {
+			want = 1
+		}
+		out[i] = &peerpb.InterestFilter{Filter: c.Filter, Want: want}
+	}
+	return out
+}
+
+// stamper gives the partition's time: what it was at the start plus this
+// process's own monotonic elapsed time (design §6).
+type stamper struct {
+	base  int64
+	start time.Time
+}
+
+func newStamper(base int64) stamper { return stamper{base, time.Now()} }
+
+func (s stamper) now() int64 { return s.base + time.Since(s.start).Milliseconds() }

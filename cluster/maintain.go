@@ -1,0 +1,165 @@
+package cluster
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
+)
+
+const (
+	maintainInterval = 100 * time.Millisecond
+	beaconInterval   = time.Second
+	diskInterval     = 2 * time.Second
+	attachRetry      = 500 * time.Millisecond
+)
+
+// announceLoop tells the members of changes of our interest. What comes while it
+// is busy goes out together.
+func (n *Node) announceLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.announce:
+			if g := n.ingress(); g != nil {
+				g.interest.flush()
+			}
+		}
+	}
+}
+
+func (n *Node) announceSoon() {
+	select {
+	case n.announce <- struct{}{}:
+	default:
+	}
+}
+
+// maintain does what has to be done by the clock: it asks again where an answer
+// may have been lost.
+func (n *Node) maintain(ctx context.Context) {
+	tick := time.NewTicker(maintainInterval)
+	defer tick.Stop()
+	var beacon, disk, attach time.Time
+	for {
+		var now time.Time
+		select {
+		case <-ctx.Done():
+			return
+		case now = <-tick.C:
+		case <-n.clocks.wake:
+			beacon = time.Time{}
+			now = time.Now()
+		}
+		if now.Sub(beacon) >= beaconInterval {
+			beacon = now
+			n.sendBeacon()
+		}
+		if now.Sub(disk) >= diskInterval {
+			disk = now
+			n.checkDisk()
+		}
+		n.findLeaders()
+		g := n.ingress()
+		if g == nil {
+			continue
+		}
+		g.interest.flush()
+		g.kicks.retry("")
+		g.reads.retry(0, false)
+		if now.Sub(attach) >= attachRetry {
+			attach = now
+			for p := range n.partitions {
+				if node := n.leaders.node(p); node != "" && !g.parts[p].isAttached(node) {
+					n.attach(g, p)
+				}
+			}
+		}
+		if !n.serving.Load() && len(n.ready()) == 0 {
+			n.serving.Store(true)
+			n.log.Info("ready to serve clients", "gateway", endName(g.id))
+		}
+	}
+}
+
+// findLeaders asks our own replicas who leads, where we do not know.
+func (n *Node) findLeaders() {
+	for p, r := range n.replicas {
+		if r == nil || n.leaders.node(uint32(p)) != "" {
+			continue
+		}
+		if node := n.believedLeader(uint32(p)); node != "" {
+			n.leaders.hint(uint32(p), node)
+			n.pump.rerouted(uint64(p))
+		}
+	}
+}
+
+// believedLeader is the node that our replica takes for the leader, or "".
+func (n *Node) believedLeader(partition uint32) string {
+	if partition >= n.partitions || n.replicas[partition] == nil {
+		return ""
+	}
+	_, id := n.replicas[partition].raft.LeaderWithID()
+	return serverNode(id)
+}
+
+// serverNode is the node's name in a server id.
+func serverNode(id raft.ServerID) string {
+	for i := len(id) - 1; i >= 0; i-- {
+		if id[i] == '#' {
+			return string(id[:i])
+		}
+	}
+	return string(id)
+}
+
+func (n *Node) sendBeacon() {
+	b := &peerpb.Beacon{Wall: n.o.Wall().UnixMilli()}
+	for p, r := range n.replicas {
+		if r != nil {
+			b.Replicas = append(b.Replicas, &peerpb.ReplicaPosition{
+				Partition: uint32(p), ServerId: string(r.id), Last: r.raft.LastIndex(), Applied: r.raft.AppliedIndex(),
+			})
+		}
+	}
+	f := &peerpb.Frame{Body: &peerpb.Frame_Beacon{Beacon: b}}
+	for _, node := range n.memberNodes() {
+		if node != n.name {
+			n.send(node, f)
+		}
+	}
+	n.positions.heard(n.name, b.Replicas)
+}
+
+// checkDisk watches the reserve of disk space.
+func (n *Node) checkDisk() {
+	free, _, err := n.store.Free()
+	if err != nil {
+		return // a file system that cannot tell is not full
+	}
+	n.metrics.DiskFree.Store(int64(free))
+	low := free < n.o.DiskReserve
+	if low == n.diskLow.Swap(low) {
+		return
+	}
+	if !low {
+		n.log.Info("the disk has room again", "free", free)
+		return
+	}
+	n.log.Error("the disk is nearly full: this node refuses PUBLISH and hands over its leaderships; free some space",
+		"free", free, "reserve", n.o.DiskReserve)
+	go n.handOver(n.ctx)
+}
+
+// mustRefuse reports whether a partition that holds this many bytes has no room
+// for more messages.
+func (n *Node) mustRefuse(bytes int64) bool {
+	return n.diskLow.Load() || bytes > n.partitionBudget()
+}
+
+// partitionBudget is one partition's share of the node's budget.
+func (n *Node) partitionBudget() int64 { return n.o.Budget / int64(n.partitions) }

@@ -1,0 +1,359 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/cluster/control"
+	"github.com/flotilla-mqtt/flotilla/cluster/store"
+	"github.com/flotilla-mqtt/flotilla/cluster/transport"
+	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
+)
+
+// Node is one node of the cluster, without the part that terminates MQTT. It
+// satisfies mqtt.Cluster.
+type Node struct {
+	o          Options
+	name       string
+	log        *slog.Logger
+	raftLogger hclog.Logger
+	store      *store.Store
+	transport  *transport.Transport
+	control    *control.Control
+	gateway    Gateway
+	pump       *pump
+	routes     *routes
+	clocks     *clocks
+	local      *mailbox[*peerpb.Frame] // frames to ourselves
+	announce   chan struct{}           // our interest has changed
+	closed     chan struct{}           // our incarnation was ended
+	nonces     atomic.Uint64
+	metrics    Metrics
+	started    time.Time
+
+	// Set before opened is, and never changed after.
+	partitions uint32
+	leaders    *leaders
+	replicas   []*replica // by partition; nil: no replica here
+	opened     atomic.Bool
+
+	in      atomic.Pointer[ingress] // nil: no live incarnation
+	out     atomic.Pointer[egress]
+	serving atomic.Bool // our incarnation has everything it needs to serve
+	diskLow atomic.Bool
+
+	positions positions
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// Open reads the node's data and takes up its addresses. Whether it may serve is
+// what Available tells.
+func Open(o Options) (n *Node, err error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	n = &Node{
+		o: o, name: o.Name, log: o.Logger, gateway: o.Gateway, started: time.Now(),
+		raftLogger: newRaftLogger(o.Logger),
+		routes:     newRoutes(), clocks: newClocks(o.Wall),
+		local: newMailbox[*peerpb.Frame](), announce: make(chan struct{}, 1), closed: make(chan struct{}, 1),
+	}
+	n.positions.init()
+	n.pump = newPump(n.send, func(k int) { n.metrics.RouteDropped.Add(uint64(k)) })
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			n.cancel()
+			err = errors.Join(err, n.release())
+		}
+	}()
+	n.store, err = store.Open(store.Options{
+		Dir: o.Dir, FS: o.FS, Logger: o.Logger, Fatal: n.fatal, Repair: true, OnSync: o.OnSync, Incarnation: o.Incarnate,
+		OnCorrupt: func(e *store.CorruptError) { n.fatal(e) }, // at the next start the replica is set aside
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := n.checkIdentity(); err != nil {
+		return nil, err
+	}
+	if err := n.openTransport(); err != nil {
+		return nil, err
+	}
+	if err := n.openControl(); err != nil {
+		return nil, err
+	}
+	if err := n.transport.Start(); err != nil {
+		return nil, err
+	}
+	if err := n.control.Start(); err != nil {
+		return nil, err
+	}
+	n.goes(n.localLoop)
+	n.goes(n.pump.run)
+	n.goes(n.life)
+	return n, nil
+}
+
+func (n *Node) goes(f func(context.Context)) {
+	n.wg.Go(func() { f(n.ctx) })
+}
+
+// checkIdentity binds the data folder to the node's name.
+func (n *Node) checkIdentity() error {
+	id := n.store.Identity()
+	if id.NodeName == n.name {
+		return nil
+	}
+	return n.store.SetIdentity(id.ClusterID, n.name)
+}
+
+func (n *Node) serverID(group uint32) raft.ServerID {
+	return raft.ServerID(fmt.Sprintf("%s#%016x", n.name, n.store.ReplicaIncarnation(group)))
+}
+
+func (n *Node) openTransport() (err error) {
+	n.transport, err = transport.New(transport.Options{
+		Hello: func() *peerpb.Hello {
+			id := n.store.Identity()
+			return &peerpb.Hello{Format: 1, ClusterId: id.ClusterID, Node: n.name, Disk: id.DiskIncarnation, Version: n.o.Version}
+		},
+		Listener: n.o.PeerListener, Dial: n.o.Dial, Resolve: n.resolve, Credentials: n.o.Credentials,
+		Logger: n.log, OnFrame: n.onFrame, OnLink: n.onLink, OnFatal: n.fatal,
+	})
+	return err
+}
+
+func (n *Node) openControl() error {
+	logs, err := n.store.OpenControl()
+	var aside *store.QuarantineError
+	if errors.As(err, &aside) {
+		n.metrics.SetAside.Add(1)
+		n.log.Error("this node's replica of the control group cannot be trusted and is set aside", "error", err)
+		if err := n.store.SetAside(store.ControlGroup); err != nil {
+			return err
+		}
+		logs, err = n.store.OpenControl()
+	}
+	if err != nil {
+		return err
+	}
+	id := n.serverID(store.ControlGroup)
+	n.control, err = control.Open(control.Options{
+		Node: n.name, Disk: n.store.Identity().DiskIncarnation, ServerID: id,
+		Expect: n.o.Expect, Partitions: n.o.Partitions, Zone: n.o.Zone, Version: n.o.Version, Addresses: n.o.Addresses,
+		Store: logs, Stable: logs, Snapshots: n.store.Snapshots(store.ControlGroup),
+		Transport: n.transport.Raft(store.ControlGroup, id), Conn: n.transport.Conn, Registrar: n.transport.Registrar(),
+		Discovery: n.o.Discovery, Meta: n.store, LeaseTTL: n.o.LeaseTTL, Boottime: n.o.Boottime, Now: n.o.Wall,
+		OnLease: n.onLease, OnClosed: n.onClosed, Logger: n.log, Fatal: n.fatal,
+	})
+	return err
+}
+
+// resolve finds where a node is.
+func (n *Node) resolve(node string) (string, bool) {
+	if addr, ok := n.o.Resolve(node); ok {
+		return addr, true
+	}
+	if n.control != nil {
+		if m := n.control.State().Member(node); m != nil && m.Addresses.Peer != "" {
+			return m.Addresses.Peer, true
+		}
+	}
+	return "", false
+}
+
+// fatal ends the process, by way of whoever runs the node.
+func (n *Node) fatal(err error) {
+	n.log.Error("this node must stop: going on could break a promise", "error", err)
+	n.o.Fatal(err)
+}
+
+func (n *Node) nonce() uint64 { return n.nonces.Add(1) }
+
+// send hands a frame to a node, this one included. False: it has gone nowhere.
+func (n *Node) send(node string, f *peerpb.Frame) bool {
+	switch node {
+	case "":
+		return false
+	case n.name:
+		n.local.put(f)
+		return true
+	}
+	return n.transport.Send(node, f)
+}
+
+// localLoop delivers frames to ourselves as a link would: in order, and on a
+// goroutine of its own.
+func (n *Node) localLoop(ctx context.Context) {
+	var frames []*peerpb.Frame
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.local.wake:
+		}
+		frames = n.local.take(frames)
+		for _, f := range frames {
+			n.onFrame(n.name, f)
+		}
+	}
+}
+
+// life leads the node from founding or joining to serving, and through its
+// incarnations.
+func (n *Node) life(ctx context.Context) {
+	changed, stop := n.control.Watch()
+	defer stop()
+	for n.control.State().ClusterID == "" {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+	if err := n.openReplicas(); err != nil {
+		n.fatal(err)
+		return
+	}
+	n.goes(n.announceLoop)
+	n.goes(n.maintain)
+	n.goes(n.snapshots)
+	for ctx.Err() == nil {
+		if n.in.Load() == nil {
+			n.incarnate(ctx)
+		}
+		n.stateChanged()
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-n.closed:
+		}
+	}
+}
+
+// incarnate starts a new incarnation of the gateway.
+func (n *Node) incarnate(ctx context.Context) {
+	id, err := n.control.StartIncarnation(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			n.fatal(fmt.Errorf("cluster: no incarnation for this node: %w", err))
+		}
+		return
+	}
+	n.serving.Store(false)
+	n.out.Store(newEgress(n, id))
+	n.in.Store(newIngress(n, id))
+	n.log.Info("gateway starts", "gateway", endName(id))
+}
+
+// onClosed: the cluster has ended our incarnation. All clients go; a new
+// incarnation starts empty.
+func (n *Node) onClosed(gateway uint64) {
+	g := n.in.Load()
+	if g == nil || g.id != gateway {
+		return
+	}
+	n.log.Warn("the cluster has ended this node's gateway; its clients must connect again", "gateway", endName(gateway))
+	n.metrics.GatewaysEnded.Add(1)
+	n.serving.Store(false)
+	n.in.Store(nil)
+	n.out.Store(nil)
+	n.gateway.CloseAll()
+	g.end()
+	select {
+	case n.closed <- struct{}{}:
+	default:
+	}
+}
+
+func (n *Node) onLease(valid bool) {
+	if !valid {
+		n.metrics.LeasesLost.Add(1)
+		return
+	}
+	if g := n.in.Load(); g != nil {
+		g.leaseRenewed()
+	}
+}
+
+// leaseValid reports whether this node may acknowledge anything.
+func (n *Node) leaseValid() bool { return n.control.LeaseValid() }
+
+// ingress is the live incarnation's, or nil.
+func (n *Node) ingress() *ingress { return n.in.Load() }
+
+// Available reports whether the node may serve clients.
+func (n *Node) Available() bool { return n.serving.Load() && n.leaseValid() }
+
+// Close stops the node: leaderships are handed over, everything is closed in
+// order. The gateway has closed its clients before.
+func (n *Node) Close(ctx context.Context) error {
+	n.serving.Store(false)
+	if n.opened.Load() {
+		n.handOver(ctx)
+	}
+	if err := n.control.StopIncarnation(ctx); err != nil {
+		n.log.Warn("the end of this node's gateway is not recorded; the others will notice by its lease", "error", err)
+	}
+	if err := n.control.TransferLeadership(); err != nil {
+		n.log.Debug("control leadership not handed over", "error", err)
+	}
+	if g := n.in.Swap(nil); g != nil {
+		g.end()
+	}
+	n.cancel()
+	n.wg.Wait()
+	return n.release()
+}
+
+// handOver gives leaderships to other replicas before a planned stop.
+func (n *Node) handOver(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, r := range n.replicas {
+		if r == nil || r.raft.State() != raft.Leader {
+			continue
+		}
+		wg.Go(func() {
+			if err := r.raft.LeadershipTransfer().Error(); err != nil {
+				n.log.Debug("leadership not handed over", "partition", r.partition, "error", err)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// release closes what is open, in reverse order.
+func (n *Node) release() (err error) {
+	for _, r := range n.replicas {
+		if r != nil {
+			err = errors.Join(err, r.close())
+		}
+	}
+	if n.control != nil {
+		err = errors.Join(err, n.control.Close())
+	}
+	if n.transport != nil {
+		n.transport.Close()
+	}
+	if n.store != nil {
+		err = errors.Join(err, n.store.Close())
+	}
+	return err
+}

@@ -1,0 +1,123 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/flotilla-mqtt/flotilla/cluster/control"
+	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proto/logpb"
+)
+
+// Gateway is what a node needs of the part that terminates MQTT; package mqtt
+// declares the same and says what each method promises.
+type Gateway interface {
+	Deliver(clientID string, epoch uint64, ds []flow.Delivery)
+	Route(m *flow.Message, reliable bool)
+	Close(clientID string, epoch uint64, done func())
+	CloseAll()
+}
+
+// Options of a Node. Clock, randomness, network and disk are parameters, so
+// that whole nodes run in one testing/synctest bubble.
+type Options struct {
+	Name string // the node's name, which is its identity for ever
+	Dir  string // data folder
+
+	FS           vfs.FS       // default: the operating system's
+	PeerListener net.Listener // for the other nodes
+	Dial         func(ctx context.Context, addr string) (net.Conn, error)
+	Credentials  credentials.TransportCredentials // between nodes; nil: none
+	Discovery    control.Discovery
+	// Resolve finds a node's peer address.
+	Resolve   func(node string) (addr string, ok bool)
+	Boottime  func() time.Duration // default CLOCK_BOOTTIME
+	Wall      func() time.Time     // default time.Now
+	Incarnate func() uint64        // draws disk incarnations; default crypto/rand
+
+	Expect     int    // nodes that found the cluster; default 1
+	Partitions uint32 // of a cluster that this node founds; default 16
+	Version    string
+	Zone       string
+	Addresses  control.Addresses // to advertise
+
+	// HeartbeatTimeout of the partitions' Raft groups; default 250 ms. Election
+	// timeout is the same, the leader's lease half of it.
+	HeartbeatTimeout time.Duration
+	// CommitTimeout is how soon followers of an idle group learn of a commit;
+	// default 1 s.
+	CommitTimeout time.Duration
+	LeaseTTL      time.Duration // default 750 ms
+
+	// Settings that every replica of the state machines must agree on; a
+	// partition's leader puts its own in force.
+	Settings *logpb.Settings
+	// Budget bounds the bytes of messages held by all partitions on this node;
+	// beyond its share a partition refuses PUBLISH. Default 1 GiB.
+	Budget int64
+	// SnapshotBytes is the size of a partition's log that causes a snapshot;
+	// default 64 MiB.
+	SnapshotBytes int64
+	// DiskReserve is how many bytes must stay free: below, the node refuses
+	// PUBLISH and hands over its leaderships. Default 256 MiB.
+	DiskReserve uint64
+
+	Gateway Gateway
+	Logger  *slog.Logger
+	// Fatal is told, once or more, of what makes going on break a promise. The
+	// process must end then.
+	Fatal func(error)
+	// OnSync is told the time of each durable write of a log.
+	OnSync func(time.Duration)
+}
+
+// DefaultSettings are the state machines' settings where nothing else is said.
+func DefaultSettings() *logpb.Settings {
+	return &logpb.Settings{
+		MaxQueueMessages: 10_000, MaxQueueBytes: 16 << 20, QueueFull: logpb.QueueFull_DROP_OLDEST,
+		MaxInflight: 1024, MaxInflightBytes: 4 << 20, MaxInbound: 65_535,
+	}
+}
+
+var errUnknownItem = errors.New("cluster: a lane item of an unknown kind")
+
+func (o *Options) setDefaults() error {
+	if o.Name == "" || o.Dir == "" || o.PeerListener == nil || o.Discovery == nil || o.Resolve == nil ||
+		o.Gateway == nil || o.Fatal == nil {
+		return errors.New("cluster: Options lacks a required field")
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Wall == nil {
+		o.Wall = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Settings == nil {
+		o.Settings = DefaultSettings()
+	}
+	orDefault(&o.Expect, 1)
+	orDefault(&o.Partitions, 16)
+	orDefault(&o.HeartbeatTimeout, 250*time.Millisecond)
+	orDefault(&o.CommitTimeout, time.Second)
+	orDefault(&o.LeaseTTL, 750*time.Millisecond)
+	orDefault(&o.Budget, 1<<30)
+	orDefault(&o.SnapshotBytes, 64<<20)
+	orDefault(&o.DiskReserve, 256<<20)
+	return nil
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}

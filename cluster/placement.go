@@ -1,0 +1,203 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/cluster/control"
+	"github.com/flotilla-mqtt/flotilla/cluster/store"
+	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
+)
+
+const (
+	placementInterval = time.Second
+	// foundingPlacement is the version of the placement that a cluster is born with.
+	foundingPlacement = 1
+	// caughtUp is how many entries a learner may be behind to be promoted.
+	caughtUp = 256
+)
+
+// openReplicas starts this node's replicas, as the control group has placed them.
+func (n *Node) openReplicas() error {
+	s := n.control.State()
+	if err := n.store.SetIdentity(s.ClusterID, n.name); err != nil {
+		return err
+	}
+	n.partitions = s.Partitions
+	n.leaders = newLeaders(s.Partitions)
+	n.replicas = make([]*replica, s.Partitions)
+	for p := range s.Partitions {
+		pl := s.Placement(p)
+		placed, ok := pl.Replica(n.name)
+		if !ok {
+			continue
+		}
+		r, err := n.openPlaced(pl, placed)
+		if err != nil {
+			return err
+		}
+		n.replicas[p] = r
+	}
+	n.opened.Store(true)
+	for _, r := range n.replicas {
+		if r != nil {
+			n.goes(r.run)
+			n.goes(r.follow)
+		}
+	}
+	return nil
+}
+
+// openPlaced opens one replica. One whose data cannot be trusted is set aside
+// and begins anew under a new server id, as a learner.
+func (n *Node) openPlaced(pl *control.Placement, placed control.Replica) (*replica, error) {
+	group, err := n.store.Group(pl.Partition)
+	var aside *store.QuarantineError
+	if errors.As(err, &aside) {
+		n.metrics.SetAside.Add(1)
+		n.log.Error("a replica cannot be trusted, is set aside and will be filled anew by the others",
+			"partition", pl.Partition, "error", err)
+		if err := n.store.SetAside(pl.Partition); err != nil {
+			return nil, err
+		}
+		group, err = n.store.Group(pl.Partition)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("partition %d: %w", pl.Partition, err)
+	}
+	id := n.serverID(pl.Partition)
+	// Only the founding replicas of a partition begin with a configuration of
+	// their own, which is the same for all of them. Everybody else is told.
+	founding := pl.Version == foundingPlacement && placed.ServerID == string(id)
+	var voters []raft.Server
+	for _, r := range pl.Replicas {
+		voters = append(voters, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(r.ServerID), Address: raft.ServerAddress(r.ServerID)})
+	}
+	return n.openReplica(pl.Partition, id, group, voters, founding)
+}
+
+// follow keeps a replica in its place: it makes a new server id known, admits
+// the replica to elections when the others have taken it in, and, while it leads,
+// brings the group's configuration in line with the placement.
+func (r *replica) follow(ctx context.Context) {
+	tick := time.NewTicker(placementInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		pl := r.n.control.State().Placement(r.partition)
+		if pl == nil {
+			continue
+		}
+		r.admit()
+		if placed, ok := pl.Replica(r.n.name); ok && placed.ServerID != string(r.id) {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			if err := r.n.control.UpdateReplica(ctx, r.partition, r.n.name, placed.ServerID, string(r.id)); err != nil {
+				r.n.log.Debug("new server id not recorded yet", "partition", r.partition, "error", err)
+			}
+			cancel()
+			continue
+		}
+		if r.raft.State() == raft.Leader {
+			if err := r.reconfigure(pl); err != nil {
+				r.n.log.Debug("replicas not changed yet", "partition", r.partition, "error", err)
+			}
+		}
+	}
+}
+
+// admit lets the replica vote once the configuration that the others sent has it
+// as a voter.
+func (r *replica) admit() {
+	if r.admitted {
+		return
+	}
+	f := r.raft.GetConfiguration()
+	if f.Error() != nil {
+		return
+	}
+	for _, s := range f.Configuration().Servers {
+		if s.ID == r.id && s.Suffrage == raft.Voter {
+			r.admitted = true
+			r.transport.SetAdmitted(true)
+		}
+	}
+}
+
+// reconfigure makes one step from the group's configuration to the placement: a
+// replica that is no longer placed goes first, so that a voter that is set aside
+// does not count while its successor is filled.
+func (r *replica) reconfigure(pl *control.Placement) error {
+	f := r.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	index := f.Index()
+	placed := make(map[raft.ServerID]bool)
+	for _, p := range pl.Replicas {
+		placed[raft.ServerID(p.ServerID)] = true
+	}
+	have := make(map[raft.ServerID]raft.ServerSuffrage)
+	for _, s := range f.Configuration().Servers {
+		have[s.ID] = s.Suffrage
+	}
+	for id := range have {
+		if !placed[id] {
+			r.n.log.Info("replica removed", "partition", r.partition, "server", id)
+			return r.raft.RemoveServer(id, index, 0).Error()
+		}
+	}
+	for id := range placed {
+		suffrage, ok := have[id]
+		switch {
+		case !ok:
+			r.n.log.Info("replica added as learner", "partition", r.partition, "server", id)
+			return r.raft.AddNonvoter(id, raft.ServerAddress(id), index, 0).Error()
+		case suffrage != raft.Voter && r.hasCaughtUp(id):
+			r.n.log.Info("replica promoted", "partition", r.partition, "server", id)
+			return r.raft.AddVoter(id, raft.ServerAddress(id), index, 0).Error()
+		}
+	}
+	return nil
+}
+
+func (r *replica) hasCaughtUp(id raft.ServerID) bool {
+	pos, ok := r.n.positions.of(r.partition, serverNode(id))
+	return ok && pos.ServerId == string(id) && pos.Last > 0 && pos.Last+caughtUp >= r.raft.LastIndex()
+}
+
+// positions is how far the replicas have come, by the members' beacons.
+type positions struct {
+	mu sync.Mutex
+	at map[positionKey]*peerpb.ReplicaPosition
+}
+
+type positionKey struct {
+	partition uint32
+	node      string
+}
+
+func (p *positions) init() { p.at = make(map[positionKey]*peerpb.ReplicaPosition) }
+
+func (p *positions) heard(node string, rs []*peerpb.ReplicaPosition) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range rs {
+		p.at[positionKey{r.Partition, node}] = r
+	}
+}
+
+func (p *positions) of(partition uint32, node string) (*peerpb.ReplicaPosition, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, ok := p.at[positionKey{partition, node}]
+	return r, ok
+}

@@ -1,0 +1,149 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/cluster/store"
+	"github.com/flotilla-mqtt/flotilla/cluster/transport"
+)
+
+// replica is this node's replica of one partition: its Raft group, its state
+// machine, and, while it leads, a leader.
+type replica struct {
+	n         *Node
+	partition uint32
+	id        raft.ServerID
+	group     *store.Group
+	transport *transport.RaftTransport
+	admitted  bool // owned by follow
+	sm        *stateMachine
+	raft      *raft.Raft
+	notify    chan bool
+
+	mu   sync.Mutex
+	lead *leader // guarded by mu; nil: this node does not lead
+}
+
+// leader returns the running leader of the partition, or nil.
+func (r *replica) leader() *leader {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lead
+}
+
+// raftConfig is the common part of all partitions' configurations.
+func (n *Node) raftConfig(id raft.ServerID, notify chan bool) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = id
+	c.HeartbeatTimeout = n.o.HeartbeatTimeout
+	c.ElectionTimeout = n.o.HeartbeatTimeout
+	c.LeaderLeaseTimeout = n.o.HeartbeatTimeout / 2
+	// Followers may learn of commits late, since only leaders deliver; an idle
+	// group should cost next to nothing.
+	c.CommitTimeout = n.o.CommitTimeout
+	c.MaxAppendEntries = 64
+	c.BatchApplyCh = true
+	// Snapshots are taken by log bytes, see snapshots.go.
+	c.SnapshotThreshold = 1 << 62
+	c.SnapshotInterval = 24 * time.Hour
+	c.TrailingLogs = 1 << 20
+	c.NoLegacyTelemetry = true
+	c.NotifyCh = notify
+	c.Logger = n.raftLogger
+	c.ShutdownOnRemove = false
+	return c
+}
+
+// openReplica starts this node's replica of a partition. voters is the founding
+// configuration; it is used if the group has no state yet and bootstrap is set.
+func (n *Node) openReplica(partition uint32, id raft.ServerID, group *store.Group, voters []raft.Server, bootstrap bool) (*replica, error) {
+	r := &replica{
+		n: n, partition: partition, id: id, group: group,
+		sm:     newStateMachine(partition, n.partitions, n.fatal),
+		notify: make(chan bool, 16),
+	}
+	snaps := n.store.Snapshots(partition)
+	tr := n.transport.Raft(partition, id)
+	r.transport = tr
+	conf := n.raftConfig(id, r.notify)
+	existing, err := raft.HasExistingState(group, group, snaps)
+	if err != nil {
+		return nil, fmt.Errorf("partition %d: %w", partition, err)
+	}
+	if !existing && bootstrap {
+		err := raft.BootstrapCluster(conf, group, group, snaps, tr, raft.Configuration{Servers: voters})
+		if err != nil {
+			return nil, fmt.Errorf("partition %d: bootstrap: %w", partition, err)
+		}
+	}
+	r.admitted = existing || bootstrap
+	tr.SetAdmitted(r.admitted)
+	r.raft, err = raft.NewRaft(conf, r.sm, group, group, snaps, tr)
+	if err != nil {
+		return nil, fmt.Errorf("partition %d: %w", partition, err)
+	}
+	return r, nil
+}
+
+// run follows Raft's leadership until ctx ends.
+func (r *replica) run(ctx context.Context) {
+	defer r.stopLeading()
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case leads := <-r.notify:
+			r.stopLeading()
+			if leads {
+				r.startLeading(ctx)
+			}
+		case <-r.leaderFailed():
+			// Raft refused an entry though it may still lead: what is on its way is
+			// in doubt, so this leader ends and, if Raft still leads, a new one
+			// starts from the state.
+			r.stopLeading()
+			retry.Reset(20 * time.Millisecond)
+		case <-retry.C:
+			if r.leader() == nil && r.raft.State() == raft.Leader {
+				r.startLeading(ctx)
+			}
+		}
+	}
+}
+
+func (r *replica) leaderFailed() <-chan struct{} {
+	if ld := r.leader(); ld != nil {
+		return ld.failed
+	}
+	return nil
+}
+
+func (r *replica) startLeading(ctx context.Context) {
+	ld := newLeader(r, r.raft.CurrentTerm())
+	r.mu.Lock()
+	r.lead = ld
+	r.mu.Unlock()
+	ld.start(ctx)
+}
+
+func (r *replica) stopLeading() {
+	r.mu.Lock()
+	ld := r.lead
+	r.lead = nil
+	r.mu.Unlock()
+	if ld != nil {
+		ld.stop()
+	}
+}
+
+// close stops the replica and waits for it.
+func (r *replica) close() error {
+	return r.raft.Shutdown().Error()
+}

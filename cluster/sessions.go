@@ -1,0 +1,316 @@
+package cluster
+
+import (
+	"sync/atomic"
+
+	"github.com/flotilla-mqtt/flotilla/fsm"
+	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proto/logpb"
+)
+
+// This file is the part of mqtt.Cluster that concerns one session.
+
+// Connect makes the connection the owner of its session.
+func (n *Node) Connect(c flow.Connect, done func(flow.Session, error)) {
+	g := n.ingress()
+	if g == nil {
+		done(flow.Session{}, flow.ErrUnavailable)
+		return
+	}
+	p := g.part(c.ClientID)
+	p.mu.Lock()
+	p.connecting[c.ClientID]++
+	p.mu.Unlock()
+	op := &logpb.Connect{
+		ClientId: c.ClientID, Username: c.Username, Protocol: uint32(c.Protocol), CleanStart: c.CleanStart,
+		Expiry: c.Expiry, Window: uint32(c.Window), MaxPacket: c.MaxPacket,
+	}
+	if c.Will != nil {
+		will := c.Will.Message
+		will.ID = g.messageID()
+		op.Will = &logpb.Will{Message: messageToLog(&will), Delay: c.Will.Delay}
+	}
+	p.ask(&logpb.Op{Body: &logpb.Op_Connect{Connect: op}}, func(code uint32, result []byte, err error) {
+		g.connected(p, c.ClientID, code, result, err, done)
+	})
+}
+
+func (g *ingress) connected(p *ingressPart, clientID string, code uint32, result []byte, err error, done func(flow.Session, error)) {
+	var r logpb.ConnectResult
+	if err := opError(code, err); err != nil {
+		p.connectDone(clientID, 0)
+		done(flow.Session{}, err)
+		return
+	}
+	if err := r.UnmarshalVT(result); err != nil {
+		g.n.fatal(err)
+		done(flow.Session{}, flow.ErrUnavailable)
+		return
+	}
+	p.connectDone(clientID, r.Epoch)
+	s := flow.Session{ClientID: clientID, Epoch: r.Epoch, Present: r.Present, Ephemeral: r.Ephemeral}
+	for _, sub := range r.Subscriptions {
+		s.Subscriptions = append(s.Subscriptions, subscriptionFromLog(sub))
+	}
+	g.kicks.closeAll(clientID, r.Previous, func() {
+		g.gate(func(err error) { done(s, err) })
+	})
+}
+
+// connectDone notes the result of a Connect; epoch 0: it failed.
+func (p *ingressPart) connectDone(clientID string, epoch uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if epoch != 0 {
+		key := connection{clientID, epoch}
+		if p.sessions[key] == nil {
+			p.sessions[key] = &position{}
+		}
+	}
+	if p.connecting[clientID]--; p.connecting[clientID] <= 0 {
+		delete(p.connecting, clientID)
+	}
+}
+
+// Disconnect ends the ownership.
+func (n *Node) Disconnect(clientID string, epoch uint64, d flow.Disconnect, done func(error)) {
+	g := n.ingress()
+	if g == nil {
+		done(flow.ErrUnavailable)
+		return
+	}
+	p := g.part(clientID)
+	op := &logpb.Disconnect{
+		ClientId: clientID, Epoch: epoch, Lost: d.Reason == flow.Lost, SetExpiry: d.SetExpiry, Expiry: d.Expiry,
+	}
+	p.ask(&logpb.Op{Body: &logpb.Op_Disconnect{Disconnect: op}}, func(code uint32, _ []byte, err error) {
+		p.mu.Lock()
+		delete(p.sessions, connection{clientID, epoch})
+		p.mu.Unlock()
+		done(opError(code, err))
+	})
+}
+
+// Receive stores a QoS 2 message.
+func (n *Node) Receive(clientID string, epoch uint64, packetID uint16, m *flow.Message, done func(bool, error)) {
+	g := n.ingress()
+	if g == nil {
+		done(false, flow.ErrUnavailable)
+		return
+	}
+	m.ID = g.messageID()
+	var buf [8]target
+	matched := len(n.routes.match(m.Topic, buf[:0])) > 0
+	op := &logpb.Receive{ClientId: clientID, Epoch: epoch, PacketId: uint32(packetID), Message: messageToLog(m)}
+	g.part(clientID).ask(&logpb.Op{Body: &logpb.Op_Receive{Receive: op}}, func(code uint32, _ []byte, err error) {
+		if err := opError(code, err); err != nil {
+			done(false, err)
+			return
+		}
+		g.gate(func(err error) { done(matched, err) })
+	})
+}
+
+// Release hands the stored message on.
+func (n *Node) Release(clientID string, epoch uint64, packetID uint16, done func(error)) {
+	g := n.ingress()
+	if g == nil {
+		done(flow.ErrUnavailable)
+		return
+	}
+	p := g.part(clientID)
+	answer := func(err error) {
+		if err != nil {
+			done(err)
+			return
+		}
+		g.gate(done)
+	}
+	// The flow may be completed by the retained partition at any time after the
+	// Release is applied, so the wait is registered before it is asked.
+	if !p.releasing(clientID, epoch, packetID, answer) {
+		done(flow.ErrFenced)
+		return
+	}
+	op := &logpb.Release{ClientId: clientID, Epoch: epoch, PacketId: uint32(packetID)}
+	p.ask(&logpb.Op{Body: &logpb.Op_Release{Release: op}}, func(code uint32, _ []byte, err error) {
+		if err == nil && code == fsm.CodePending {
+			return // Completed will come, by itself or after an Attach
+		}
+		if p.released(clientID, epoch, packetID) {
+			answer(opError(code, err))
+		}
+	})
+}
+
+// releasing registers a wait for Completed; false: the connection is gone.
+func (p *ingressPart) releasing(clientID string, epoch uint64, packetID uint16, done func(error)) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.sessions[connection{clientID, epoch}]
+	if s == nil {
+		return false
+	}
+	if s.releasing == nil {
+		s.releasing = make(map[uint16]func(error))
+	}
+	if old := s.releasing[packetID]; old != nil {
+		// The client repeats a PUBREL that is still unanswered: both get PUBCOMP.
+		s.releasing[packetID] = func(err error) { old(err); done(err) }
+		return true
+	}
+	s.releasing[packetID] = done
+	return true
+}
+
+// released takes a wait back; false: it was over already.
+func (p *ingressPart) released(clientID string, epoch uint64, packetID uint16) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.sessions[connection{clientID, epoch}]
+	if s == nil || s.releasing[packetID] == nil {
+		return false
+	}
+	delete(s.releasing, packetID)
+	return true
+}
+
+// Ack reports a subscriber's acknowledgements.
+func (n *Node) Ack(clientID string, epoch uint64, acks []flow.Ack, done func(error)) {
+	if done == nil {
+		done = func(error) {}
+	}
+	g := n.ingress()
+	if g == nil {
+		done(flow.ErrUnavailable)
+		return
+	}
+	op := &logpb.Acks{ClientId: clientID, Epoch: epoch}
+	for _, a := range acks {
+		id := uint32(a.PacketID)
+		switch {
+		case a.Kind == flow.Puback:
+			op.Pubacks = append(op.Pubacks, id)
+		case a.Kind == flow.Pubcomp:
+			op.Pubcomps = append(op.Pubcomps, id)
+		case a.Failed:
+			op.FailedPubrecs = append(op.FailedPubrecs, id)
+		default:
+			op.Pubrecs = append(op.Pubrecs, id)
+		}
+	}
+	g.part(clientID).ask(&logpb.Op{Body: &logpb.Op_Acks{Acks: op}}, func(code uint32, _ []byte, err error) {
+		done(opError(code, err))
+	})
+}
+
+// Unsubscribe removes subscriptions of a stored session.
+func (n *Node) Unsubscribe(clientID string, epoch uint64, filters []string, done func([]bool, error)) {
+	g := n.ingress()
+	if g == nil {
+		done(nil, flow.ErrUnavailable)
+		return
+	}
+	op := &logpb.Unsubscribe{ClientId: clientID, Epoch: epoch, Filters: filters}
+	g.part(clientID).ask(&logpb.Op{Body: &logpb.Op_Unsubscribe{Unsubscribe: op}}, func(code uint32, result []byte, err error) {
+		if err := opError(code, err); err != nil {
+			done(nil, err)
+			return
+		}
+		var r logpb.UnsubscribeResult
+		if err := r.UnmarshalVT(result); err != nil {
+			n.fatal(err)
+			return
+		}
+		g.gate(func(err error) { done(r.Existed, err) })
+	})
+}
+
+// Subscribe adds subscriptions to a stored session. SUBACK waits until the
+// op is committed, every member routes by it, and the retained messages it
+// asks for are in the session's queue.
+func (n *Node) Subscribe(clientID string, epoch uint64, subs []flow.Subscription, done func([]flow.Subscribed, error)) {
+	g := n.ingress()
+	if g == nil {
+		done(nil, flow.ErrUnavailable)
+		return
+	}
+	p := g.part(clientID)
+	op := &logpb.Subscribe{ClientId: clientID, Epoch: epoch}
+	for _, s := range subs {
+		op.Subscriptions = append(op.Subscriptions, subscriptionToLog(s))
+	}
+	p.ask(&logpb.Op{Body: &logpb.Op_Subscribe{Subscribe: op}}, func(code uint32, result []byte, err error) {
+		if err := opError(code, err); err != nil {
+			done(nil, err)
+			return
+		}
+		var r logpb.SubscribeResult
+		if err := r.UnmarshalVT(result); err != nil {
+			n.fatal(err)
+			return
+		}
+		g.subscribed(p, clientID, epoch, &r, done)
+	})
+}
+
+func (g *ingress) subscribed(p *ingressPart, clientID string, epoch uint64, r *logpb.SubscribeResult, done func([]flow.Subscribed, error)) {
+	out := make([]flow.Subscribed, len(r.Codes))
+	for i, code := range r.Codes {
+		out[i] = flow.Subscribed{Code: byte(code), Existed: r.Existed[i]}
+	}
+	finish := func() {
+		if g.hasEnded() {
+			done(nil, flow.ErrUnavailable)
+			return
+		}
+		g.gate(func(err error) { done(out, err) })
+	}
+	p.whenSettled(r.Version, func() {
+		if len(r.Retained) == 0 {
+			finish()
+			return
+		}
+		// Only now: a retained message that is published after this read is
+		// routed to the subscription, one published before it is in the answer.
+		g.answerHold(p, clientID, epoch, r, finish)
+	})
+}
+
+// answerHold reads the retained messages that a hold waits for and brings them
+// to the session.
+func (g *ingress) answerHold(p *ingressPart, clientID string, epoch uint64, r *logpb.SubscribeResult, done func()) {
+	g.reads.read(r.Retained, func(msgs []*logpb.Message, _ int, err error) {
+		if err != nil {
+			done() // the incarnation has ended
+			return
+		}
+		answers := splitRetained(msgs)
+		pending := new(atomic.Int32)
+		pending.Store(int32(len(answers)))
+		for i, part := range answers {
+			op := &logpb.RetainedAnswer{
+				ClientId: clientID, Epoch: epoch, Hold: r.Hold, Messages: part, More: i < len(answers)-1,
+			}
+			p.ask(&logpb.Op{Body: &logpb.Op_RetainedAnswer{RetainedAnswer: op}}, func(uint32, []byte, error) {
+				if pending.Add(-1) == 0 {
+					done()
+				}
+			})
+		}
+	})
+}
+
+// splitRetained cuts retained messages into ops of bounded size; at least one.
+func splitRetained(msgs []*logpb.Message) [][]*logpb.Message {
+	var parts [][]*logpb.Message
+	start, size := 0, 0
+	for i, m := range msgs {
+		size += m.SizeVT()
+		if size > maxFrameBytes {
+			parts = append(parts, msgs[start:i+1])
+			start, size = i+1, 0
+		}
+	}
+	return append(parts, msgs[start:])
+}

@@ -1,0 +1,101 @@
+package cluster
+
+import (
+	"bytes"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/fsm"
+)
+
+// stateMachine is a partition's fsm.Machine behind raft.FSM. Raft's goroutine
+// applies; the leader reads in between.
+type stateMachine struct {
+	partition, partitions uint32
+	fatal                 func(error)
+
+	mu sync.Mutex
+	m  *fsm.Machine // guarded by mu
+	// lead is this node's leadership of the partition, if any: it is told of
+	// every entry from its own first one on. Guarded by mu.
+	lead *leader
+}
+
+func newStateMachine(partition, partitions uint32, fatal func(error)) *stateMachine {
+	return &stateMachine{partition: partition, partitions: partitions, fatal: fatal, m: fsm.New(partition, partitions)}
+}
+
+// Apply carries out an entry. An entry that cannot be applied ends the process:
+// going on would make this replica differ from the others.
+func (s *stateMachine) Apply(l *raft.Log) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out, err := s.m.Apply(l.Index, l.Data)
+	if err != nil {
+		s.fatal(err)
+		return err
+	}
+	ld := s.lead
+	if ld == nil {
+		return nil
+	}
+	if !ld.barrier {
+		if !bytes.Equal(l.Data, ld.firstEntry) {
+			return nil // of an earlier leader: Pending covers it
+		}
+		ld.barrier = true
+		ld.box.put(event{started: s.m.Pending(), outcome: out})
+		return nil
+	}
+	ld.box.put(event{outcome: out})
+	return nil
+}
+
+// setLeader makes ld the one who is told of entries; nil: nobody.
+func (s *stateMachine) setLeader(ld *leader) {
+	s.mu.Lock()
+	s.lead = ld
+	s.mu.Unlock()
+}
+
+// read runs fn on the state, between two entries.
+func (s *stateMachine) read(fn func(*fsm.Machine)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn(s.m)
+}
+
+// Snapshot freezes the state; it is written while the machine goes on.
+func (s *stateMachine) Snapshot() (raft.FSMSnapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return snapshot{s.m.Snapshot()}, nil
+}
+
+// Restore replaces the state by a snapshot.
+func (s *stateMachine) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	m, err := fsm.Restore(s.partition, s.partitions, r)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.m = m
+	s.mu.Unlock()
+	return nil
+}
+
+// snapshot is a frozen state on its way to disk.
+type snapshot struct{ s *fsm.Snapshot }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.s.WriteTo(sink); err != nil {
+		_ = sink.Cancel() // the error that made it useless is the one that counts
+		return err
+	}
+	return sink.Close()
+}
+
+func (s snapshot) Release() { s.s.Release() }
