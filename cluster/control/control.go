@@ -30,8 +30,8 @@ type Control struct {
 
 	// raft is set once, when the replica starts.
 	raft     atomic.Pointer[raft.Raft]
-	raftCh   chan struct{} // closed when raft is set
-	leaderCh chan bool     // raft's NotifyCh
+	leaderCh chan bool   // raft's NotifyCh
+	hurried  atomic.Bool // hurry is running
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -51,7 +51,6 @@ func Open(opt Options) (*Control, error) {
 	c := &Control{
 		opt:      opt,
 		log:      opt.Logger.With("group", "control"),
-		raftCh:   make(chan struct{}),
 		leaderCh: make(chan bool, 16),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -169,7 +168,35 @@ func (c *Control) Suspect(node string) {
 	if l := c.leading.Load(); l != nil {
 		l.wake()
 	}
+	if leader, _ := c.Leader(); leader == node && node != c.opt.Node && c.hurried.CompareAndSwap(false, true) {
+		if !c.goFunc(c.hurry) {
+			c.hurried.Store(false)
+		}
+	}
 }
+
+// hurry shortens the wait for an election while the leader's connection is
+// broken. It starts no election by itself: raft still waits for the heartbeat
+// timeout, a shorter one, and then asks for pre-votes, which those refuse that
+// hear the leader. So one bad link deposes nobody.
+func (c *Control) hurry() {
+	defer c.hurried.Store(false)
+	r := c.raft.Load()
+	conf := r.ReloadableConfig()
+	usual := conf
+	// Raft allows no shorter one.
+	conf.HeartbeatTimeout, conf.ElectionTimeout = c.opt.LeaderLeaseTimeout, c.opt.LeaderLeaseTimeout
+	if r.ReloadConfig(conf) != nil {
+		return
+	}
+	c.pause(hurryFor, nil)
+	if err := r.ReloadConfig(usual); err != nil {
+		c.log.Error("raft refuses its own timings", "error", err)
+	}
+}
+
+// hurryFor is how long the shorter timings last: a few elections.
+const hurryFor = time.Second
 
 // suspects remembers when each node was last suspected.
 type suspects struct {
