@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +36,8 @@ type node struct {
 	disk *disk
 	port *port
 	ctl  *Control // nil: not running
+
+	starting atomic.Bool // a StartIncarnation is under way
 
 	mu     sync.Mutex
 	leases []bool
