@@ -1,9 +1,37 @@
 # What each target does is said by `make help`.
-TOOLS := bin/tools
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+TOOLS       := bin/tools
+# For example TESTFLAGS='-run TestTakeover -v', or -json.
+TESTFLAGS   ?=
+# The packages that have goroutines.
+RACE        ?= ./cluster/... ./cmd/... ./mqtt/... ./proof/...
 
-.PHONY: help proto
+.PHONY: help build run test race vet lint bench proto
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+
+build: ## build the static binary bin/flotilla
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/flotilla ./cmd/node
+
+run: build ## run a cluster of three nodes on this machine; Ctrl-C stops it, its data stays in .run
+	@bin/flotilla run --nodes 3 --dir .run
+
+test: ## run all tests
+	go test $(TESTFLAGS) ./...
+
+race: ## run the tests of the packages with goroutines under the race detector
+	go test -race -timeout 20m $(TESTFLAGS) $(RACE)
+
+vet: ## check formatting and run go vet
+	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
+	go vet ./...
+
+lint: vet ## vet, and run the linter
+	go run $(STATICCHECK) ./...
+
+bench: build ## measure three local nodes, beside Mosquitto where it is installed, and write docs/benchmarks.md
+	bin/flotilla bench suite --report docs/benchmarks.md
 
 proto: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(TOOLS)/protoc-gen-go-vtproto ## regenerate the code of proto/
 	$(TOOLS)/buf generate
