@@ -1,0 +1,176 @@
+package mqtt
+
+import (
+	"errors"
+
+	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
+)
+
+// ending says how a connection ends.
+type ending struct {
+	// Code is what the client is told, in DISCONNECT or, before that is allowed,
+	// in CONNACK, and under which the end is counted.
+	Code packet.ReasonCode
+	// Version is the version of a CONNACK before CONNECT was accepted; 0: none.
+	Version byte
+	// Quiet: the client is told nothing, because it is gone.
+	Quiet bool
+	// Flow is what the cluster is told. Its zero value is a lost connection.
+	Flow flow.Disconnect
+	// Err is the cause, for the log; nil: an ordinary end.
+	Err error
+}
+
+// networkFailure is the end of a connection whose client is gone.
+func networkFailure() ending {
+	return ending{Code: packet.UnspecifiedError, Quiet: true}
+}
+
+// handleDisconnect ends the connection as the client wishes.
+func (c *conn) handleDisconnect(p *packet.Disconnect) error {
+	e := ending{Quiet: true}
+	if p.Code == packet.NormalDisconnection { // [MQTT-3.14.4-3]; all other codes leave the will
+		e.Flow.Reason = flow.Normal
+	}
+	if x := p.Props.SessionExpiry; x != nil {
+		if c.expiry == 0 && *x != 0 {
+			return &packet.Error{Code: packet.ProtocolError, Clause: "3.14.2.2.2", Detail: "DISCONNECT makes a session last that was to end with its connection"}
+		}
+		e.Flow.SetExpiry, e.Flow.Expiry = true, min(*x, c.srv.limits.MaxSessionExpiry)
+	}
+	c.end(e)
+	return nil
+}
+
+// fail ends the connection for an error in what the client sent [MQTT-4.13.1-1].
+func (c *conn) fail(err error) {
+	e := ending{Code: packet.UnspecifiedError, Err: err}
+	var pe *packet.Error
+	if errors.As(err, &pe) {
+		e.Code, e.Version = pe.Code, pe.Version
+	}
+	c.end(e)
+}
+
+// end closes the connection: from here on it completes nothing. Only the first call
+// counts. No lock may be held.
+func (c *conn) end(e ending) {
+	c.mu.Lock()
+	if c.phase == phaseClosing {
+		c.mu.Unlock()
+		return
+	}
+	was := c.phase
+	c.phase = phaseClosing
+	c.ending = e.Flow
+	c.lastWords(was, e)
+	c.dropQueued()
+	c.early, c.holds = nil, nil
+	c.readable.Broadcast()
+	wake := !c.flushing
+	c.flushing = true
+	c.mu.Unlock()
+
+	if was == phaseOpen {
+		c.srv.metrics.Closed[e.Code].Add(1)
+	} else {
+		c.srv.metrics.Refused[e.Code].Add(1)
+	}
+	c.log(was, e)
+	if wake {
+		c.wire.wake()
+	}
+	c.wire.hangup()
+	c.changeSubscriptions() // takes them all away
+	c.settle()
+}
+
+// lastWords appends the packet that tells the client why, where there is one.
+func (c *conn) lastWords(was phase, e ending) {
+	switch {
+	case e.Quiet:
+	case was == phaseOpen:
+		if c.opts.version >= packet.V5 && e.Code.ValidIn(packet.TypeDisconnect) {
+			c.send(&packet.Disconnect{Code: e.Code}) // [MQTT-3.14.0-1]
+		} else if c.opts.version >= packet.V5 && e.Code == packet.ServerUnavailable {
+			c.send(&packet.Disconnect{Code: packet.ServerBusy}) // 0x88 is for CONNACK only
+		}
+	case was == phaseNew:
+		if e.Version != 0 {
+			c.sendVersion(&packet.Connack{Code: e.Code}, e.Version)
+		}
+	case e.Code.ValidIn(packet.TypeConnack):
+		c.send(&packet.Connack{Code: e.Code})
+	}
+}
+
+func (c *conn) log(was phase, e ending) {
+	if e.Err == nil {
+		return
+	}
+	msg := "connection closed"
+	if was != phaseOpen {
+		msg = "connection refused"
+	}
+	attrs := []any{"code", e.Code.String(), "err", e.Err, "listener", c.client.Listener, "remote", c.client.Remote}
+	if was != phaseNew { // before, the reader may be setting it
+		attrs = append(attrs, "client", c.client.ID)
+	}
+	c.srv.log.Info(msg, attrs...)
+}
+
+// timedOut ends a connection whose client, or whose session, has not come in time.
+func (c *conn) timedOut() {
+	c.mu.Lock()
+	was := c.phase
+	c.mu.Unlock()
+	switch was {
+	case phaseNew:
+		c.end(ending{Code: packet.MaximumConnectTime})
+	case phaseOpen: // [MQTT-3.1.2-22]
+		c.end(ending{Code: packet.KeepAliveTimeout})
+	default:
+		c.end(ending{Code: packet.ServerUnavailable})
+	}
+}
+
+// readerDone is called by the reader when it will ask nothing more of the cluster.
+func (c *conn) readerDone() {
+	c.mu.Lock()
+	c.reading = false
+	c.mu.Unlock()
+	c.settle()
+}
+
+// settle completes the end of a closing connection once all that it asked of the
+// cluster is answered.
+func (c *conn) settle() {
+	c.mu.Lock()
+	if c.phase != phaseClosing || c.reading || c.asked > 0 || c.gone {
+		c.mu.Unlock()
+		return
+	}
+	c.gone = true
+	acks := c.takeAcks()
+	closers := c.closers
+	c.closers = nil
+	epoch, ending := c.session.Epoch, c.ending
+	c.mu.Unlock()
+
+	if epoch != 0 {
+		if len(acks) > 0 {
+			c.srv.cluster.Ack(c.client.ID, epoch, acks, nil)
+		}
+		c.srv.metrics.Sessions.Add(-1)
+		c.srv.cluster.Disconnect(c.client.ID, epoch, ending, func(error) {
+			// An error means that the ownership had passed on, or that the node lost
+			// its standing: either way there is nothing left to end.
+			c.srv.departing.Done()
+		})
+		c.srv.clients.remove(c)
+	}
+	for _, done := range closers {
+		done()
+	}
+}
