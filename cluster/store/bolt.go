@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -86,8 +87,10 @@ type boltBackend struct {
 	db    *raftboltdb.BoltStore
 }
 
-// guard turns bolt's panics on damaged pages into errors.
+// guard turns bolt's panics on damaged pages into errors, and also the faults
+// of reading beyond the end of a file that was cut while bolt maps more of it.
 func (b *boltBackend) guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("bolt panicked: %v", r)

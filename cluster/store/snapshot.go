@@ -338,10 +338,15 @@ func (p *SnapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 
 type bufferedSnap struct {
 	*bufio.Reader
-	file vfs.File
+	file   vfs.File
+	closed sync.Once
 }
 
-func (b *bufferedSnap) Close() error { return b.file.Close() }
+// Close may be called twice: Raft closes what the FSM has already closed.
+func (b *bufferedSnap) Close() (err error) {
+	b.closed.Do(func() { err = b.file.Close() })
+	return err
+}
 
 // snapReader checks size and CRC of the state when it reaches the end.
 type snapReader struct {
