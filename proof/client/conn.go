@@ -237,15 +237,27 @@ func (c *Conn) Abort() {
 }
 
 // Disconnect sends DISCONNECT and closes. Expiry, if not nil, is the new session expiry.
+// It gives the broker a moment to close first: closing with unread data would reset the
+// connection, and the DISCONNECT might be lost with it.
 func (c *Conn) Disconnect(code byte, expiry *uint32) error {
 	p := &Packet{Type: DISCONNECT, Code: code}
 	if expiry != nil {
 		p.Props.Set(PropSessionExpiry, *expiry)
 	}
 	err := c.Send(p)
+	if err == nil {
+		timer := time.NewTimer(disconnectWait)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+		case <-timer.C:
+		}
+	}
 	c.Close()
 	return err
 }
+
+const disconnectWait = time.Second
 
 // Done is closed when the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.done }

@@ -26,6 +26,8 @@ type SessionConfig struct {
 	// HoldAck, if set, may return true for a PUBLISH or PUBREL that is then not
 	// acknowledged on this connection. Same rules as for OnMessage.
 	HoldAck func(p *Packet) bool
+	// NextWill, if set, gives the will of each connection.
+	NextWill func() *Will
 }
 
 // ErrNotConnected is returned by what needs a connection.
@@ -124,6 +126,9 @@ func (s *Session) Connect(ctx context.Context, target Target, clean bool, leave 
 	s.leave(leave)
 	o := s.cfg.Options
 	o.Clean = clean
+	if s.cfg.NextWill != nil {
+		o.Will = s.cfg.NextWill()
+	}
 	c, ack, err := Dial(ctx, s.cfg.Dial, target, s.cfg.Recorder, o)
 	if err != nil {
 		return false, err
