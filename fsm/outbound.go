@@ -53,14 +53,21 @@ func (m *Machine) windowOpen(s *session) bool {
 
 // fits drops, and counts, a message that need not or cannot be sent.
 func (m *Machine) fits(s *session, q *queued) bool {
-	switch {
-	case m.expired(&q.msg.pb):
+	if m.expired(&q.msg.pb) {
 		m.countDrop(s, s.class(), Expired, 1) // [MQTT-3.3.2-5]
-	case s.maxPacket != 0 && q.minPacket(s.protocol) > int64(s.maxPacket):
-		m.countDrop(s, s.class(), TooLarge, 1) // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
-	default:
+		return false
+	}
+	return m.small(s, q)
+}
+
+// small drops, and counts, a message that is larger than the client accepts
+// [MQTT-3.1.2-24], [MQTT-3.1.2-25]. The gateway knows the exact size of the packet
+// and looks again.
+func (m *Machine) small(s *session, q *queued) bool {
+	if s.maxPacket == 0 || q.minPacket(s.protocol) <= int64(s.maxPacket) {
 		return true
 	}
+	m.countDrop(s, s.class(), TooLarge, 1)
 	return false
 }
 
@@ -96,6 +103,10 @@ func (m *Machine) resend(sl *slot) {
 			return true
 		}
 		if !x.pubrec {
+			if !m.small(s, x.q) {
+				m.drop(s, x)
+				return true
+			}
 			if stalled = !m.windowOpen(s); stalled {
 				return false
 			}
@@ -163,6 +174,11 @@ func (m *Machine) endFlight(s *session, id uint32, expected func(*flight) bool) 
 		m.stats.UnknownAcks++
 		return
 	}
+	m.drop(s, x)
+}
+
+// drop forgets a flow.
+func (m *Machine) drop(s *session, x *flight) {
 	if x.q != nil {
 		if x.sent == s.epoch {
 			s.sendingBytes -= x.q.msg.size

@@ -55,16 +55,18 @@ func (m *Machine) subscribeOne(sl *slot, sub *logpb.Subscription) (code uint32, 
 	}
 	i, existed := s.findSub(sub.Filter)
 	if existed { // replaced, not added [MQTT-3.8.4-3]
-		m.unlinkSub(sl, s.subs[i])
+		old := s.subs[i]
 		s.subs[i] = sub
-	} else {
-		if limit := m.settings.MaxSubscriptions; limit != 0 && uint32(len(s.subs)) >= limit {
-			return CodeQuota, false
-		}
-		s.subs = slices.Insert(s.subs, i, sub)
+		m.linkSub(sl, sub)
+		m.uncountSub(old) // after the new one counts: the interest stays as it is
+		return sub.Qos, true
 	}
+	if limit := m.settings.MaxSubscriptions; limit != 0 && uint32(len(s.subs)) >= limit {
+		return CodeQuota, false
+	}
+	s.subs = slices.Insert(s.subs, i, sub)
 	m.linkSub(sl, sub)
-	return sub.Qos, existed
+	return sub.Qos, false
 }
 
 func (m *Machine) unsubscribe(op *logpb.Unsubscribe) (uint32, []byte) {
@@ -110,6 +112,10 @@ func (m *Machine) linkSub(sl *slot, sub *logpb.Subscription) {
 
 func (m *Machine) unlinkSub(sl *slot, sub *logpb.Subscription) {
 	m.tree.Delete(sub.Filter, sl.order)
+	m.uncountSub(sub)
+}
+
+func (m *Machine) uncountSub(sub *logpb.Subscription) {
 	m.stats.Subscriptions--
 	if sub.Qos == 0 {
 		return
