@@ -209,7 +209,7 @@ func (c *testCluster) config(id raft.ServerID) *raft.Config {
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout = 250*time.Millisecond, 250*time.Millisecond
 	cfg.LeaderLeaseTimeout = 125 * time.Millisecond
 	cfg.CommitTimeout = 50 * time.Millisecond
-	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: testWriter{c.t}, Level: hclog.Off})
+	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: testWriter{c.t}, Level: raftLevel})
 	if c.cfg != nil {
 		c.cfg(cfg)
 	}
@@ -292,6 +292,14 @@ func (c *testCluster) apply(group uint32, data string, but ...string) {
 // sameLogs waits until all nodes have applied the same, ending with last.
 func (c *testCluster) sameLogs(group uint32, last string) {
 	c.t.Helper()
+	defer func() {
+		if c.t.Failed() {
+			for _, name := range c.names {
+				m := c.nodes[name].groups[group]
+				c.t.Logf("%s: %v %v applied %q", name, m.r, m.r.Stats(), m.fsm.list())
+			}
+		}
+	}()
 	eventually(c.t, 20*time.Second, "equal logs", func() bool {
 		want := c.nodes[c.names[0]].groups[group].fsm.list()
 		if len(want) == 0 || want[len(want)-1] != last {
@@ -306,6 +314,9 @@ func (c *testCluster) sameLogs(group uint32, last string) {
 		return true
 	})
 }
+
+// raftLevel is what of raft's own log a test shows.
+const raftLevel = hclog.Off
 
 type testWriter struct{ t testing.TB }
 

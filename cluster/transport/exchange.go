@@ -22,8 +22,8 @@ const (
 // TCP connection of its own. It dials at the first call and redials by itself.
 type exchange struct {
 	p      *peer
-	name   string        // for the log
-	gather time.Duration // how long a heartbeat waits for company
+	name   string     // for the log
+	leaves departures // how long heartbeats wait for company
 	retry  *retry
 	wake   chan struct{} // capacity 1: there is something in queue
 
@@ -49,9 +49,24 @@ type call struct {
 	err  error
 }
 
-func newExchange(p *peer, name string, gather time.Duration) *exchange {
+// departures says when a message that may wait has to leave.
+type departures struct {
+	gather time.Duration // after the first of it was queued
+	period time.Duration // if set: at multiples of this, and after half of it at most
+}
+
+// wait returns how long a message may wait, given the time since some fixed
+// point.
+func (d departures) wait(since time.Duration) time.Duration {
+	if d.period <= 0 {
+		return d.gather
+	}
+	return min(d.period-since%d.period, d.period/2)
+}
+
+func newExchange(p *peer, name string, leaves departures) *exchange {
 	return &exchange{
-		p: p, name: name, gather: gather, retry: newRetry(),
+		p: p, name: name, leaves: leaves, retry: newRetry(),
 		wake: make(chan struct{}, 1), upCh: make(chan struct{}),
 		used: make(chan struct{}, 1), pending: make(map[uint64]*call),
 		closedCh: make(chan struct{}),
@@ -250,14 +265,15 @@ func (x *exchange) write(ctx context.Context, stream requestSender) error {
 	var queue []*peerpb.RaftRequest
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	start := time.Now()
 	for {
 		select {
 		case <-x.wake:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if x.gather > 0 && x.mayWait() {
-			timer.Reset(x.gather)
+		if wait := x.leaves.wait(time.Since(start)); wait > 0 && x.mayWait() {
+			timer.Reset(wait)
 			select {
 			case <-timer.C:
 			case <-x.wake: // somebody is in a hurry

@@ -27,20 +27,51 @@ type answers struct {
 	mu      sync.Mutex
 	queue   []*peerpb.RaftResponse // mu
 	patient bool                   // mu; all of queue may wait for company
+	beats   int                    // mu; heartbeats that raft has not answered: the company
 }
 
-func (a *answers) put(r *peerpb.RaftResponse, patient bool) {
+// expect announces a heartbeat (or, while a message is being dispatched, the
+// heartbeats that it may still hold).
+func (a *answers) expect() {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.beats++
+}
+
+// expectNoMore takes back an expect.
+func (a *answers) expectNoMore() {
+	a.mu.Lock()
+	a.beats--
+	hurry := a.beats == 0 && a.patient
+	a.patient = a.patient && !hurry
+	a.mu.Unlock()
+	if hurry {
+		a.poke()
+	}
+}
+
+func (a *answers) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// put queues an answer. That to a heartbeat waits, for a moment, while others
+// are being worked on.
+func (a *answers) put(r *peerpb.RaftResponse, beat bool) {
+	a.mu.Lock()
+	if beat {
+		a.beats--
+	}
 	first := len(a.queue) == 0
+	patient := beat && a.beats > 0
 	hurry := !patient && a.patient
 	a.queue = append(a.queue, r)
 	a.patient = patient && (first || a.patient)
 	a.mu.Unlock()
 	if first || hurry {
-		select {
-		case a.wake <- struct{}{}:
-		default:
-		}
+		a.poke()
 	}
 }
 
@@ -66,9 +97,11 @@ func (s raftService) Exchange(stream peerpb.Raft_ExchangeServer) error {
 				cancel(err)
 				return
 			}
+			a.expect()
 			for _, r := range batch.GetRequests() {
 				t.dispatch(a, r)
 			}
+			a.expectNoMore()
 		}
 	}) {
 		return status.Error(codes.Unavailable, ErrClosed.Error())
@@ -148,20 +181,26 @@ func (t *Transport) dispatch(a *answers, r *peerpb.RaftRequest) {
 		reason = peerpb.RefuseReason_FAILED
 	}
 	if reason == peerpb.RefuseReason_NONE {
-		patient := urgent && !vote
+		beat := urgent && !vote
 		in := &inboundRPC{
 			cmd: cmd, ctx: a.ctx,
 			respond: func(resp any, err error) {
 				m := response(resp, err)
 				m.Id = id
-				a.put(m, patient)
+				a.put(m, beat)
 			},
 		}
 		if p := r.GetPatience(); p > 0 {
 			in.expires = time.Now().Add(time.Duration(p) * time.Millisecond)
 		}
+		if beat {
+			a.expect()
+		}
 		if g.enqueue(in, urgent) {
 			return
+		}
+		if beat {
+			a.expectNoMore()
 		}
 		reason = peerpb.RefuseReason_UNKNOWN_GROUP // just closed
 	}

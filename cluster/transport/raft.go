@@ -29,8 +29,9 @@ type RaftTransport struct {
 	once     sync.Once
 
 	mu     sync.Mutex
-	term   uint64        // mu; highest term seen
-	termCh chan struct{} // mu; closed when term grows
+	term   uint64                      // mu; highest term seen
+	termCh chan struct{}               // mu; closed when term grows
+	beats  map[raft.ServerID]time.Time // mu; last answer to a heartbeat
 }
 
 var (
@@ -46,6 +47,7 @@ func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTrans
 		inbox:    inbox{wake: make(chan struct{}, 1)},
 		closed:   make(chan struct{}),
 		termCh:   make(chan struct{}),
+		beats:    make(map[raft.ServerID]time.Time),
 	}
 }
 
@@ -239,7 +241,9 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	if isHeartbeat(args) {
 		req := g.request(id, g.t.opts.UrgentTimeout)
 		req.Body = toAppend(args)
-		r, err = g.ask(id, req, true)
+		if r, err = g.ask(id, req, g.regular(id)); err == nil {
+			g.answered(id)
+		}
 	} else {
 		r, err = g.appendHeld(id, args)
 	}
@@ -253,6 +257,21 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	intoAppend(m, resp)
 	g.sawTerm(resp.Term)
 	return nil
+}
+
+// regular tells a heartbeat that raft sends by its timer from one that
+// VerifyLeader asked for, which somebody is waiting for, as far as one can: raft
+// waits at least HeartbeatTimeout/10 after an answer.
+func (g *RaftTransport) regular(id raft.ServerID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Since(g.beats[id]) >= g.t.opts.HeartbeatTimeout/10
+}
+
+func (g *RaftTransport) answered(id raft.ServerID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.beats[id] = time.Now()
 }
 
 func (g *RaftTransport) appendHeld(id raft.ServerID, args *raft.AppendEntriesRequest) (*peerpb.RaftResponse, error) {
@@ -305,7 +324,8 @@ func (g *RaftTransport) hold(x *exchange, term uint64, until time.Time) error {
 		if left <= 0 {
 			return ErrLinkDown
 		}
-		if err := g.waitFor(x, term, upCh, left); err != nil {
+		// Ask again now and then, lest the exchange thinks that nobody needs it.
+		if err := g.waitFor(x, term, upCh, min(left, unusedAfter/2)); err != nil {
 			return err
 		}
 	}
@@ -342,10 +362,10 @@ func (g *RaftTransport) waitFor(x *exchange, term uint64, ch <-chan struct{}, d 
 // inboundRPC is a request for our raft.
 type inboundRPC struct {
 	cmd     any
-	reader  *snapshotReader // of a snapshot, else nil
-	ctx     context.Context // ends with the stream it came on
-	expires time.Time       // zero: never
-	respond func(resp any, err error)
+	reader  *snapshotReader           // of a snapshot, else nil
+	ctx     context.Context           // ends with the stream it came on
+	expires time.Time                 // zero: never
+	respond func(resp any, err error) // called exactly once
 }
 
 // inbox holds requests until raft takes them. Heartbeats and votes overtake log
@@ -357,17 +377,17 @@ type inbox struct {
 	mu      sync.Mutex
 	urgent  []*inboundRPC // mu
 	entries []*inboundRPC // mu
+	closed  bool          // mu
 }
 
 // enqueue returns false if the group is closed.
 func (g *RaftTransport) enqueue(in *inboundRPC, urgent bool) bool {
-	select {
-	case <-g.closed:
-		return false
-	default:
-	}
 	b := &g.inbox
 	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
 	if urgent {
 		b.urgent = append(b.urgent, in)
 	} else {
@@ -398,10 +418,25 @@ func (b *inbox) next() *inboundRPC {
 	return in
 }
 
+// close returns what was queued and refuses everything later.
+func (b *inbox) close() []*inboundRPC {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	rest := append(b.urgent, b.entries...)
+	b.urgent, b.entries = nil, nil
+	return rest
+}
+
 // serve hands requests to raft one at a time: raft's main loop handles them one
 // at a time anyway, and so answers keep their order. It runs until Close.
 func (g *RaftTransport) serve() {
 	answer := make(chan raft.RPCResponse, 1)
+	defer func() {
+		for _, in := range g.inbox.close() {
+			in.respond(nil, ErrClosed)
+		}
+	}()
 	for {
 		in := g.inbox.next()
 		if in == nil {
@@ -412,23 +447,25 @@ func (g *RaftTransport) serve() {
 			}
 			continue
 		}
-		if !g.offer(in, answer) {
+		if err := g.offer(in, answer); err != nil {
+			in.respond(nil, err)
 			continue
 		}
 		select {
 		case r := <-answer:
 			in.respond(r.Response, r.Error)
-		case <-g.closed:
-			return // raft may have gone without an answer
+		case <-g.closed: // raft may have gone without an answer
+			in.respond(nil, ErrClosed)
+			return
 		}
 	}
 }
 
 // offer gives a request to raft unless its sender gives up first.
-func (g *RaftTransport) offer(in *inboundRPC, answer chan<- raft.RPCResponse) bool {
+func (g *RaftTransport) offer(in *inboundRPC, answer chan<- raft.RPCResponse) error {
 	if in.ctx.Err() != nil || !in.expires.IsZero() && time.Now().After(in.expires) {
 		g.t.stats.raftExpired.Add(1)
-		return false
+		return ErrTimeout
 	}
 	rpc := raft.RPC{Command: in.cmd, RespChan: answer}
 	if in.reader != nil {
@@ -437,7 +474,7 @@ func (g *RaftTransport) offer(in *inboundRPC, answer chan<- raft.RPCResponse) bo
 	g.noteTerm(in.cmd)
 	select {
 	case g.consumer <- rpc: // the usual case, without a timer
-		return true
+		return nil
 	default:
 	}
 	var expired <-chan time.Time
@@ -448,13 +485,14 @@ func (g *RaftTransport) offer(in *inboundRPC, answer chan<- raft.RPCResponse) bo
 	}
 	select {
 	case g.consumer <- rpc:
-		return true
+		return nil
 	case <-expired:
 	case <-in.ctx.Done():
 	case <-g.closed:
+		return ErrClosed
 	}
 	g.t.stats.raftExpired.Add(1)
-	return false
+	return ErrTimeout
 }
 
 // noteTerm looks for a newer leader or candidate in what comes in. Pre-votes

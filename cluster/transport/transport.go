@@ -68,6 +68,12 @@ type Options struct {
 	// Gather is how long a heartbeat (or its answer) may wait for others to
 	// share its message; default 2 ms, negative: not at all.
 	Gather time.Duration
+	// HeartbeatTimeout is the smallest of the groups' raft.Config. If set, the
+	// regular heartbeats to a peer leave together every HeartbeatTimeout/5: raft
+	// sends one HeartbeatTimeout/10 to HeartbeatTimeout/5 after the last
+	// answer, and each waits for the next common departure, at most
+	// HeartbeatTimeout/10. Those that VerifyLeader sends in between do not wait.
+	HeartbeatTimeout time.Duration
 	// PipelineDepth is the number of AppendEntries in flight per follower and
 	// group; default 2: more grows latency, as fewer entries share a message
 	// (hashicorp/raft #541). 1 turns pipelining off.
@@ -261,18 +267,19 @@ func (t *Transport) Conn(node string) (grpc.ClientConnInterface, error) {
 // Raft returns the transport of one Raft group, for the given server id, which
 // is also its address: "name#<disk incarnation>". Requests for another target
 // are refused. The replica starts as not admitted, see SetAdmitted. A second
-// call for the same group replaces the first.
+// call for the same group closes the first one's.
 func (t *Transport) Raft(group uint32, self raft.ServerID) *RaftTransport {
 	g := newRaftTransport(t, group, self)
 	t.mu.Lock()
-	closed := t.closed
-	if !closed {
+	over := g
+	if !t.closed {
+		over = t.groups[group]
 		t.groups[group] = g
 		t.wg.Go(g.serve)
 	}
 	t.mu.Unlock()
-	if closed {
-		_ = g.Close() // never fails
+	if over != nil {
+		_ = over.Close() // never fails
 	}
 	return g
 }
