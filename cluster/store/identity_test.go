@@ -82,6 +82,12 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+func opts(fs vfs.FS, repair bool) Options {
+	o := testOptions(fs)
+	o.Repair = repair
+	return o
+}
+
 // The node file is restored from the marks file, and the loss of the marks file
 // sets aside everything on the disk, for ever.
 func TestLostFiles(t *testing.T) {
@@ -98,10 +104,8 @@ func TestLostFiles(t *testing.T) {
 
 	fs = w.copy(rng)
 	must(t, fs.Remove("data/marks"))
-	o := testOptions(fs)
-	o.Repair = false
 	var damaged *DamagedError
-	if _, err := Open(o); !errors.As(err, &damaged) {
+	if _, err := Open(opts(fs, false)); !errors.As(err, &damaged) {
 		t.Fatalf("without marks: %v", err)
 	}
 	for range 2 {
@@ -116,6 +120,30 @@ func TestLostFiles(t *testing.T) {
 	wantLog(t, mustGroup(t, s, 1), nil)
 	wantQuarantine(t, s, 2)
 	must(t, s.Close())
+
+	// Logs without marks and identity are nobody's.
+	fs = w.copy(rng)
+	must(t, fs.Remove("data/marks"))
+	must(t, fs.Remove("data/node"))
+	if _, err := Open(opts(fs, false)); !errors.As(err, &damaged) {
+		t.Fatalf("logs alone: %v", err)
+	}
+	s = mustOpen(t, fs)
+	for id := range w.logs {
+		wantQuarantine(t, s, id)
+	}
+	must(t, s.Close())
+
+	// Before the node belongs to a cluster, its small values may be promises.
+	fs = vfs.NewCrashableMem()
+	s = mustOpen(t, fs)
+	must(t, s.SetIdentity("", "node-1"))
+	must(t, s.SetMeta("promise", []byte("a b c")))
+	must(t, s.Close())
+	must(t, fs.Remove("data/node"))
+	if _, err := Open(testOptions(fs)); !errors.As(err, &damaged) {
+		t.Fatalf("promises are lost: %v", err)
+	}
 
 	// Files of two folders that were mixed belong to neither.
 	other := buildSound(t, rng, false, true)

@@ -67,6 +67,12 @@ type markRound struct {
 	err  error // valid after done is closed
 }
 
+// blockWrite is one block on its way to the file.
+type blockWrite struct {
+	off int64
+	b   []byte
+}
+
 // marks is the open marks file.
 type marks struct {
 	fs   vfs.FS
@@ -77,8 +83,10 @@ type marks struct {
 	header markHeader
 	slots  []mark
 	byID   map[uint32]int
-	seq    []uint64 // per pair: sequence of the newest block
-	dirty  []bool   // per pair
+	seq    []uint64     // per pair: sequence of the newest block
+	dirty  []bool       // per pair
+	blocks [][]byte     // per pair: a buffer that belongs to the syncer
+	writes []blockWrite // belongs to the syncer
 	round  *markRound
 	err    error // first failure; sticky
 
@@ -110,17 +118,26 @@ func createMarks(fs vfs.FS, dir, path string, h markHeader) error {
 	buf := make([]byte, 2*firstPairs*blockSize)
 	for pair := range firstPairs {
 		m.seq[pair] = 2
-		copy(buf[2*pair*blockSize:], m.encode(pair))
+		m.encode(pair, buf[2*pair*blockSize:(2*pair+1)*blockSize])
 		m.seq[pair] = 1
-		copy(buf[(2*pair+1)*blockSize:], m.encode(pair))
+		m.encode(pair, buf[(2*pair+1)*blockSize:(2*pair+2)*blockSize])
 	}
 	return writeFileSync(fs, dir, path, buf)
 }
 
+// block returns the encoded pair in the syncer's buffer. Called by the syncer,
+// with mu held.
+func (m *marks) block(pair int) []byte {
+	for len(m.blocks) <= pair {
+		m.blocks = append(m.blocks, make([]byte, blockSize))
+	}
+	m.encode(pair, m.blocks[pair])
+	return m.blocks[pair]
+}
+
 // encode builds the block of a pair from memory, with the pair's sequence.
-// Called with mu held.
-func (m *marks) encode(pair int) []byte {
-	b := make([]byte, blockSize)
+func (m *marks) encode(pair int, b []byte) {
+	clear(b)
 	b[4] = formatVersion
 	binary.BigEndian.PutUint64(b[8:], m.seq[pair])
 	p := b[blockHeader:]
@@ -143,7 +160,6 @@ func (m *marks) encode(pair int) []byte {
 		}
 	}
 	binary.BigEndian.PutUint32(b, blockCRC(pair, b))
-	return b
 }
 
 func flag(on bool, bit byte) byte {
@@ -415,20 +431,17 @@ func (m *marks) syncer() {
 }
 
 func (m *marks) flush() {
-	type write struct {
-		off int64
-		b   []byte
-	}
 	m.mu.Lock()
-	var writes []write
+	writes := m.writes[:0]
 	for pair, d := range m.dirty {
 		if !d {
 			continue
 		}
 		m.dirty[pair] = false
 		m.seq[pair]++
-		writes = append(writes, write{off: int64(2*pair+int(m.seq[pair]&1)) * blockSize, b: m.encode(pair)})
+		writes = append(writes, blockWrite{off: int64(2*pair+int(m.seq[pair]&1)) * blockSize, b: m.block(pair)})
 	}
+	m.writes = writes
 	r := m.round
 	m.round = &markRound{done: make(chan struct{})}
 	err := m.err

@@ -202,6 +202,12 @@ func (s *Store) openIdentity() error {
 	}
 	h := s.marks.head()
 	if nodeErr != nil {
+		// Only a node that belongs to no cluster yet has promised anything in its
+		// small values, and only a first start leaves no node file.
+		if unused := h.slots == 0 && h.nodeName == ""; h.clusterID == "" && !(missing(nodeErr) && unused) {
+			return &DamagedError{Path: s.path("node"), What: "node file", Err: fmt.Errorf(
+				"%w; the node belongs to no cluster yet: empty the folder unless this node may have promised to found one", nodeErr)}
+		}
 		if !missing(nodeErr) {
 			s.log.Error("node file is damaged, restored from the marks file without its small values", "error", nodeErr)
 		}
@@ -228,7 +234,7 @@ func (s *Store) openMarks(n nodeFile, haveNode bool) error {
 	case err != nil && !missing(err) && !errors.As(err, &damaged):
 		return err
 	case missing(err) && !haveNode:
-		m, err = s.createMarks(markHeader{incarnation: s.opts.Incarnation()})
+		m, err = s.createFirstMarks()
 	case err != nil:
 		if damaged == nil {
 			damaged = &DamagedError{Path: path, What: "marks file", Err: err}
@@ -254,6 +260,19 @@ func (s *Store) openMarks(n nodeFile, haveNode bool) error {
 	}
 	s.log.Error("part of the marks file is lost, replicas without a mark are set aside", "path", path)
 	return m.updateHeader(func(h *markHeader) { h.suspectAll = true; h.slots = 0 })
+}
+
+// createFirstMarks starts a new disk. The marks file is the first that a first
+// start creates: where there are logs already, it was lost with the node file.
+func (s *Store) createFirstMarks() (*marks, error) {
+	old, err := exists(s.fs, s.path(logDir))
+	if err != nil {
+		return nil, err
+	}
+	if old && !s.opts.Repair {
+		return nil, &DamagedError{Path: s.path("marks"), What: "marks file", Err: errors.New("it is missing, and so is the node file, but there are logs")}
+	}
+	return s.createMarks(markHeader{incarnation: s.opts.Incarnation(), suspectAll: old})
 }
 
 func openMarksIfThere(fsys vfs.FS, path string) (*marks, error) {
