@@ -27,6 +27,7 @@ type Node struct {
 	raftLogger hclog.Logger
 	store      *store.Store
 	transport  *transport.Transport
+	discovery  Discovery
 	control    *control.Control
 	gateway    Gateway
 	pump       *pump
@@ -86,6 +87,9 @@ func Open(o Options) (n *Node, err error) {
 		return nil, err
 	}
 	if err := n.checkIdentity(); err != nil {
+		return nil, err
+	}
+	if n.discovery, err = o.Discover(n.store); err != nil {
 		return nil, err
 	}
 	if err := n.openTransport(); err != nil {
@@ -155,7 +159,7 @@ func (n *Node) openControl() error {
 		Expect: n.o.Expect, Partitions: n.o.Partitions, Zone: n.o.Zone, Version: n.o.Version, Addresses: n.o.Addresses,
 		Store: logs, Stable: logs, Snapshots: n.store.Snapshots(store.ControlGroup),
 		Transport: n.transport.Raft(store.ControlGroup, id), Conn: n.transport.Conn, Registrar: n.transport.Registrar(),
-		Discovery: n.o.Discovery, Meta: n.store, LeaseTTL: n.o.LeaseTTL, Boottime: n.o.Boottime, Now: n.o.Wall,
+		Discovery: n.discovery, Meta: n.store, LeaseTTL: n.o.LeaseTTL, Boottime: n.o.Boottime, Now: n.o.Wall,
 		OnLease: n.onLease, OnClosed: n.onClosed, Logger: n.log, Fatal: n.fatal,
 	})
 	return err
@@ -163,7 +167,7 @@ func (n *Node) openControl() error {
 
 // resolve finds where a node is.
 func (n *Node) resolve(node string) (string, bool) {
-	if addr, ok := n.o.Resolve(node); ok {
+	if addr, ok := n.discovery.Resolve(node); ok {
 		return addr, true
 	}
 	if n.control != nil {
@@ -351,6 +355,11 @@ func (n *Node) release() (err error) {
 	}
 	if n.transport != nil {
 		n.transport.Close()
+	} else {
+		err = errors.Join(err, n.o.PeerListener.Close())
+	}
+	if n.discovery != nil {
+		err = errors.Join(err, n.discovery.Close())
 	}
 	if n.store != nil {
 		err = errors.Join(err, n.store.Close())

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/flotilla-mqtt/flotilla/cluster/control"
+	"github.com/flotilla-mqtt/flotilla/cluster/discovery"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
@@ -24,6 +25,14 @@ type Gateway interface {
 	CloseAll()
 }
 
+// Discovery finds the other nodes and their peer addresses.
+type Discovery interface {
+	control.Discovery
+	// Resolve is the address at which a node's peer port is reached now.
+	Resolve(node string) (addr string, ok bool)
+	Close() error
+}
+
 // Options of a Node. Clock, randomness, network and disk are parameters, so
 // that whole nodes run in one testing/synctest bubble.
 type Options struct {
@@ -34,9 +43,8 @@ type Options struct {
 	PeerListener net.Listener // for the other nodes
 	Dial         func(ctx context.Context, addr string) (net.Conn, error)
 	Credentials  credentials.TransportCredentials // between nodes; nil: none
-	Discovery    control.Discovery
-	// Resolve finds a node's peer address.
-	Resolve   func(node string) (addr string, ok bool)
+	// Discover starts what finds the other nodes; meta keeps small values durably.
+	Discover  func(meta discovery.MetaStore) (Discovery, error)
 	Boottime  func() time.Duration // default CLOCK_BOOTTIME
 	Wall      func() time.Time     // default time.Now
 	Incarnate func() uint64        // draws disk incarnations; default crypto/rand
@@ -47,9 +55,9 @@ type Options struct {
 	Zone       string
 	Addresses  control.Addresses // to advertise
 
-	// HeartbeatTimeout of the partitions' Raft groups; default 250 ms. Election
-	// timeout is the same, the leader's lease half of it.
-	HeartbeatTimeout time.Duration
+	// HeartbeatTimeout and ElectionTimeout of the partitions' Raft groups; default
+	// 250 ms. LeaderLease is Raft's own, by default half of that.
+	HeartbeatTimeout, ElectionTimeout, LeaderLease time.Duration
 	// CommitTimeout is how soon followers of an idle group learn of a commit;
 	// default 1 s.
 	CommitTimeout time.Duration
@@ -88,7 +96,7 @@ func DefaultSettings() *logpb.Settings {
 var errUnknownItem = errors.New("cluster: a lane item of an unknown kind")
 
 func (o *Options) setDefaults() error {
-	if o.Name == "" || o.Dir == "" || o.PeerListener == nil || o.Discovery == nil || o.Resolve == nil ||
+	if o.Name == "" || o.Dir == "" || o.PeerListener == nil || o.Discover == nil ||
 		o.Gateway == nil || o.Fatal == nil {
 		return errors.New("cluster: Options lacks a required field")
 	}
@@ -107,6 +115,8 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.Expect, 1)
 	orDefault(&o.Partitions, 16)
 	orDefault(&o.HeartbeatTimeout, 250*time.Millisecond)
+	orDefault(&o.ElectionTimeout, o.HeartbeatTimeout)
+	orDefault(&o.LeaderLease, o.HeartbeatTimeout/2)
 	orDefault(&o.CommitTimeout, time.Second)
 	orDefault(&o.LeaseTTL, 750*time.Millisecond)
 	orDefault(&o.Budget, 1<<30)

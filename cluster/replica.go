@@ -41,8 +41,8 @@ func (n *Node) raftConfig(id raft.ServerID, notify chan bool) *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = id
 	c.HeartbeatTimeout = n.o.HeartbeatTimeout
-	c.ElectionTimeout = n.o.HeartbeatTimeout
-	c.LeaderLeaseTimeout = n.o.HeartbeatTimeout / 2
+	c.ElectionTimeout = n.o.ElectionTimeout
+	c.LeaderLeaseTimeout = n.o.LeaderLease
 	// Followers may learn of commits late, since only leaders deliver; an idle
 	// group should cost next to nothing.
 	c.CommitTimeout = n.o.CommitTimeout

@@ -56,6 +56,7 @@ type events struct{ g *Gossip }
 func (e events) NotifyJoin(n *memberlist.Node) {
 	if n.Name != e.g.opt.Self.Name {
 		e.g.log.Info("discovery: node seen", "node", n.Name, "gossip", n.Address())
+		kick(e.g.tell) // it may have missed our last news
 	}
 	kick(e.g.wake)
 }

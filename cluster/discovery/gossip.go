@@ -138,6 +138,9 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 		c.AdvertiseAddr = ip.String()
 	}
 	c.SecretKey = g.opt.Key
+	// What a node tells about itself right after its start may pass those by who
+	// join it at that moment; exchanging whole states mends it. They are small.
+	c.PushPullInterval = 2 * time.Second
 	// A node that was killed may come back at another address.
 	c.DeadNodeReclaimTime = 5 * time.Second
 	c.Delegate, c.Events, c.Conflict = delegate{g}, events{g}, conflicts{g}

@@ -3,12 +3,192 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
 
+	"github.com/flotilla-mqtt/flotilla/cluster"
+	"github.com/flotilla-mqtt/flotilla/cluster/control"
+	"github.com/flotilla-mqtt/flotilla/cluster/discovery"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
+	"github.com/flotilla-mqtt/flotilla/mqtt"
+	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
+// node is a running node: the cluster below, the gateway above.
+type node struct {
+	cfg     *config.Config
+	build   string
+	log     *slog.Logger
+	cluster *cluster.Node
+	gateway *mqtt.Server
+	fsync   *histogram
+
+	serving sync.WaitGroup
+	done    chan struct{} // closed by the first fatal error
+	once    sync.Once
+	err     error // set before done is closed
+}
+
 // startNode joins the parts of a node: stores, groups, lanes, gateway.
-func startNode(context.Context, *config.Config, string, *slog.Logger) (broker, error) {
-	return nil, errors.New("the cluster is not joined to the binary yet")
+func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Logger) (broker, error) {
+	n := &node{cfg: cfg, build: build, log: log, done: make(chan struct{}), fsync: newFsyncHistogram()}
+	n.limitMemory()
+	host, err := cfg.AdvertiseHost(net.InterfaceAddrs)
+	if err != nil {
+		return nil, err
+	}
+	var listeners []net.Listener
+	closeAll := func() {
+		for _, l := range listeners {
+			_ = l.Close() // the error that made us give up is the one that counts
+		}
+	}
+	for _, l := range cfg.Listeners {
+		ln, err := net.Listen("tcp", l.Addr)
+		if err != nil {
+			closeAll()
+			return nil, fmt.Errorf("%s: %w", l.Name, err)
+		}
+		listeners = append(listeners, ln)
+	}
+	peer, err := net.Listen("tcp", cfg.PeerAddr)
+	if err != nil {
+		closeAll()
+		return nil, fmt.Errorf("peer-addr: %w", err)
+	}
+	n.gateway = mqtt.NewServer(mqtt.Options{Limits: gatewayLimits(cfg), Logger: log})
+	n.cluster, err = cluster.Open(n.clusterOptions(host, peer, listeners))
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	n.gateway.Attach(n.cluster)
+	for i, ln := range listeners {
+		l := cfg.Listeners[i]
+		n.serving.Go(func() {
+			if err := n.gateway.Serve(ln, mqtt.ListenerOptions{Name: l.Name, MaxConnections: l.Limits.MaxConnections}); err != nil {
+				n.fail(fmt.Errorf("listener %s: %w", l.Name, err))
+			}
+		})
+	}
+	return n, nil
+}
+
+// limitMemory tells the runtime the limit of --memory-limit, so that it collects
+// harder instead of outgrowing it.
+func (n *node) limitMemory() {
+	if n.cfg.MemoryLimit > 0 {
+		debug.SetMemoryLimit(int64(n.cfg.MemoryLimit))
+	}
+}
+
+func (n *node) clusterOptions(host string, peer net.Listener, listeners []net.Listener) cluster.Options {
+	cfg := n.cfg
+	at := func(l net.Addr) string {
+		_, port, _ := net.SplitHostPort(l.String())
+		return net.JoinHostPort(host, port)
+	}
+	_, httpPort, _ := net.SplitHostPort(cfg.HTTPAddr)
+	addrs := control.Addresses{Peer: at(peer.Addr()), HTTP: net.JoinHostPort(host, httpPort)}
+	if len(listeners) > 0 {
+		addrs.MQTT = at(listeners[0].Addr())
+	}
+	return cluster.Options{
+		Name: cfg.Node, Dir: cfg.Data, PeerListener: peer,
+		Discover: func(meta discovery.MetaStore) (cluster.Discovery, error) {
+			g, err := discovery.Open(discovery.Options{
+				Self: discovery.Peer{Name: cfg.Node, Addr: addrs.Peer, HTTP: addrs.HTTP, MQTT: addrs.MQTT, Version: n.build},
+				Bind: cfg.GossipAddr, Advertise: host, Join: cfg.Join, Meta: meta, Logger: n.log, OnFatal: n.fail,
+			})
+			if err != nil {
+				return nil, fmt.Errorf("gossip-addr: %w", err)
+			}
+			return g, nil
+		},
+		Expect: cfg.Expect, Partitions: uint32(cfg.Partitions), Version: n.build, Addresses: addrs,
+		HeartbeatTimeout: cfg.Timing.Heartbeat, ElectionTimeout: cfg.Timing.Election, LeaderLease: cfg.Timing.Lease,
+		Settings: sessionSettings(cfg), Budget: messageBudget(cfg), DiskReserve: uint64(cfg.DiskReserve),
+		Gateway: n.gateway, Logger: n.log, Fatal: n.fail, OnSync: n.fsync.observe,
+	}
+}
+
+// sessionSettings are what the state machines must agree on.
+func sessionSettings(cfg *config.Config) *logpb.Settings {
+	s := cluster.DefaultSettings()
+	s.MaxQueueMessages = uint32(cfg.Sessions.QueueMaxMessages)
+	s.MaxQueueBytes = uint64(cfg.Sessions.QueueMaxBytes)
+	s.QueueFull = map[config.QueueFull]logpb.QueueFull{
+		config.DropOldest: logpb.QueueFull_DROP_OLDEST,
+		config.DropNewest: logpb.QueueFull_DROP_NEWEST,
+		config.Refuse:     logpb.QueueFull_REFUSE,
+	}[cfg.Sessions.QueueFull]
+	s.MaxInflight = uint32(cfg.Sessions.MaxInflight)
+	s.MaxInflightBytes = uint64(cfg.Sessions.MaxInflightBytes)
+	s.MaxSubscriptions = uint32(cfg.Sessions.MaxSubscriptions)
+	s.MaxExpiry = uint32(cfg.Sessions.MaxExpiry.Seconds())
+	return s
+}
+
+// gatewayLimits are those of connections and ephemeral sessions.
+func gatewayLimits(cfg *config.Config) mqtt.Limits {
+	l := mqtt.DefaultLimits()
+	l.MaxPacket = uint32(cfg.Limits.MaxPacketSize)
+	l.ReceiveMaximum = uint16(cfg.Limits.ReceiveMaximum)
+	l.TopicAliasMaximum = uint16(cfg.Limits.TopicAliasMaximum)
+	l.ConnectTimeout = cfg.Limits.ConnectTimeout
+	l.MaxInflight = uint16(cfg.Sessions.MaxInflight)
+	l.MaxSubscriptions = cfg.Sessions.MaxSubscriptions
+	l.QueueMessages = cfg.Sessions.QueueMaxMessages
+	l.QueueBytes = int(cfg.Sessions.QueueMaxBytes)
+	l.MaxSessionExpiry = flow.NeverExpires
+	if e := cfg.Sessions.MaxExpiry; e > 0 {
+		l.MaxSessionExpiry = uint32(e.Seconds())
+	}
+	switch cfg.Sessions.QueueFull {
+	case config.DropNewest:
+		l.OnFull = mqtt.DropNewest
+	case config.Refuse:
+		l.OnFull = mqtt.DisconnectClient
+	}
+	return l
+}
+
+// fail ends the node: going on could break a promise.
+func (n *node) fail(err error) {
+	n.once.Do(func() {
+		n.err = err
+		close(n.done)
+	})
+}
+
+// Done is closed when the node has failed.
+func (n *node) Done() <-chan struct{} { return n.done }
+
+// Err says why.
+func (n *node) Err() error {
+	select {
+	case <-n.done:
+		return n.err
+	default:
+		return nil
+	}
+}
+
+// Close ends the node in order: clients, leaderships, groups, stores. After a
+// failure it waits for nothing: the others notice.
+func (n *node) Close(ctx context.Context) error {
+	if n.Err() != nil {
+		return nil
+	}
+	err := n.gateway.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		n.log.Warn("some clients' connections did not end in time")
+		err = nil
+	}
+	n.serving.Wait()
+	return errors.Join(err, n.cluster.Close(ctx))
 }

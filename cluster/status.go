@@ -1,0 +1,119 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/cluster/control"
+	"github.com/flotilla-mqtt/flotilla/fsm"
+)
+
+// Status is the cluster as this node sees it, for people and programs.
+type Status struct {
+	ClusterID  string
+	Uptime     time.Duration
+	Control    control.Status
+	Partitions []PartitionStatus
+}
+
+// PartitionStatus is one partition as this node sees it.
+type PartitionStatus struct {
+	ID       uint32
+	Leader   string // "": none known
+	Term     uint64
+	Commit   uint64 // of our replica
+	Replicas []ReplicaStatus
+	Local    bool // this node has a replica; Stats is its state then
+	Stats    fsm.Stats
+	Budget   int64 // bytes
+	LogBytes int64
+}
+
+// ReplicaStatus is one replica of a partition.
+type ReplicaStatus struct {
+	Node     string
+	ServerID string
+	Voter    bool
+	Known    bool   // it was heard of
+	Applied  uint64 // as of its last beacon
+	Last     uint64 // its last log index
+}
+
+// Status describes the cluster.
+func (n *Node) Status() Status {
+	st := Status{Uptime: time.Since(n.started), Control: n.control.Status()}
+	st.ClusterID = st.Control.State.ClusterID
+	if !n.opened.Load() {
+		return st
+	}
+	for p := range n.partitions {
+		st.Partitions = append(st.Partitions, n.partitionStatus(p, st.Control.State))
+	}
+	return st
+}
+
+func (n *Node) partitionStatus(p uint32, s *control.State) PartitionStatus {
+	ps := PartitionStatus{ID: p, Leader: n.leaders.node(p), Budget: n.partitionBudget()}
+	voters := make(map[string]bool)
+	if r := n.replicas[p]; r != nil {
+		ps.Local = true
+		ps.Leader = n.believedLeader(p)
+		ps.Term, ps.Commit = r.raft.CurrentTerm(), r.raft.CommitIndex()
+		ps.LogBytes = r.group.LogBytes()
+		r.sm.read(func(m *fsm.Machine) { ps.Stats = m.Stats() })
+		if f := r.raft.GetConfiguration(); f.Error() == nil {
+			for _, srv := range f.Configuration().Servers {
+				voters[string(srv.ID)] = srv.Suffrage == raft.Voter
+			}
+		}
+	}
+	for _, placed := range s.Placement(p).Replicas {
+		rs := ReplicaStatus{Node: placed.Node, ServerID: placed.ServerID, Voter: voters[placed.ServerID]}
+		if placed.Node == n.name && n.replicas[p] != nil {
+			rs.Known, rs.Applied, rs.Last = true, n.replicas[p].raft.AppliedIndex(), n.replicas[p].raft.LastIndex()
+		} else if pos, ok := n.positions.of(p, placed.Node); ok {
+			rs.Known, rs.Applied, rs.Last = true, pos.Applied, pos.Last
+		}
+		ps.Replicas = append(ps.Replicas, rs)
+	}
+	return ps
+}
+
+// Missing says what this node lacks to serve clients; none: it serves.
+func (n *Node) Missing() []string {
+	var missing []string
+	if !n.serving.Load() {
+		missing = n.ready()
+		if len(missing) == 0 {
+			missing = []string{"the node is about to serve"}
+		}
+	}
+	if !n.leaseValid() {
+		missing = append(missing, "no valid lease from the control group")
+	}
+	return missing
+}
+
+// Degraded says what is wrong elsewhere in the cluster.
+func (n *Node) Degraded() []string {
+	var bad []string
+	if !n.opened.Load() {
+		return nil
+	}
+	for p := range n.partitions {
+		if n.replicas[p] != nil && n.believedLeader(p) == "" {
+			bad = append(bad, endName(uint64(p))+" has no leader")
+		}
+	}
+	return bad
+}
+
+// Counters are this node's counters.
+func (n *Node) Counters() *Metrics { return &n.metrics }
+
+// ClockOffsets is how far the other members' wall clocks are ahead of ours.
+func (n *Node) ClockOffsets() map[string]time.Duration { return n.clocks.snapshot() }
+
+// DiskLow reports whether the disk is below its reserve.
+func (n *Node) DiskLow() bool { return n.diskLow.Load() }
