@@ -172,6 +172,8 @@ func (s *State) setPlacement(r *ctlpb.SetPlacement) result {
 		return result{code: ctlpb.Code_CONFLICT, detail: "no such partition"}
 	case len(next.Replicas) == 0:
 		return result{code: ctlpb.Code_REFUSED, detail: "a partition needs a replica"}
+	case next.Preferred != "" && !next.has(next.Preferred):
+		return result{code: ctlpb.Code_REFUSED, detail: "the preferred leader has no replica"}
 	case p.Version == r.Base+1 && p.Preferred == next.Preferred && slices.Equal(p.Replicas, next.Replicas):
 		return result{} // asked a second time
 	case p.Version != r.Base:

@@ -41,7 +41,7 @@ func (d *disk) copy() *disk {
 		if err != nil {
 			panic(err)
 		}
-		sink, err := c.snaps.Create(m.Version, m.Index, m.Term, m.Configuration, m.ConfigurationIndex, nil)
+		sink, err := c.snaps.Create(m.Version, m.Index, m.Term, m.Configuration, m.ConfigurationIndex, &port{})
 		if err != nil {
 			panic(err)
 		}

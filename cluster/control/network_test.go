@@ -226,6 +226,8 @@ func (p *port) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, a *raft.I
 
 // RegisterService implements grpc.ServiceRegistrar.
 func (p *port) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.server = impl
 	for _, m := range desc.Methods {
 		p.services["/"+desc.ServiceName+"/"+m.MethodName] = m
@@ -251,13 +253,19 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...g
 	q.net.mu.Lock()
 	q.net.calls[method]++
 	q.net.mu.Unlock()
+	q.mu.Lock()
+	handler, server := q.services[method].Handler, q.server
+	q.mu.Unlock()
+	if handler == nil {
+		return errCut // it has not opened yet
+	}
 	type answer struct {
 		rep any
 		err error
 	}
 	got := make(chan answer, 1)
 	go func() {
-		rep, err := q.services[method].Handler(q.server, ctx, func(req any) error {
+		rep, err := handler(server, ctx, func(req any) error {
 			proto.Merge(req.(proto.Message), args.(proto.Message))
 			return nil
 		}, nil)

@@ -7,6 +7,8 @@ import (
 	"math/rand"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 var (
@@ -120,6 +122,10 @@ func TestRandomLeaseSafety(t *testing.T) {
 		all := []string{"a", "b", "c", "d", "e"}[:3+2*r.Intn(2)]
 		w := newWorld(t, len(all), all...)
 		w.net.delay = func() time.Duration { return time.Duration(r.Intn(1+r.Intn(30))) * time.Millisecond }
+		slow := ""
+		if r.Intn(2) == 0 {
+			slow = all[r.Intn(len(all))]
+		}
 		drift := make(map[string]float64)
 		for _, n := range all {
 			drift[n] = 0.955 + 0.09*r.Float64() // at most a tenth apart
@@ -127,6 +133,11 @@ func TestRandomLeaseSafety(t *testing.T) {
 		w.tune = func(name string, o *Options) {
 			epoch, rate := time.Now(), drift[name]
 			o.Boottime = func() time.Duration { return time.Hour + time.Duration(rate*float64(time.Since(epoch))) }
+			if name == slow {
+				// A leader that goes on for long after it was deposed, like one
+				// whose process was paused.
+				o.HeartbeatTimeout, o.ElectionTimeout, o.LeaderLeaseTimeout = 5*time.Second, 5*time.Second, 5*time.Second
+			}
 		}
 		w.start(all...)
 		w.ready()
@@ -134,6 +145,9 @@ func TestRandomLeaseSafety(t *testing.T) {
 		defer cancel()
 		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 			w.breakSomething(r, all)
+			if slow != "" && r.Intn(3) == 0 {
+				w.lead(slow)
+			}
 			for range r.Intn(1500) {
 				time.Sleep(time.Millisecond)
 				w.checkLeases(ctx)
@@ -186,6 +200,16 @@ func (w *world) breakSomething(r *rand.Rand, all []string) {
 		w.suspect(n.name) // for no reason
 	default:
 		w.net.heal()
+	}
+}
+
+// lead hands the leadership to the node, if both can be reached.
+func (w *world) lead(name string) {
+	for _, n := range w.running() {
+		if n.ctl.leading.Load() != nil && n.name != name {
+			id := raft.ServerID(fmt.Sprintf("%s#%016x", name, w.nodes[name].disk.incarnation))
+			n.ctl.raft.Load().LeadershipTransferToServer(id, raft.ServerAddress(id))
+		}
 	}
 }
 

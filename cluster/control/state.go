@@ -157,3 +157,8 @@ func (p *Placement) Replica(node string) (Replica, bool) {
 	}
 	return p.Replicas[i], true
 }
+
+func (p *Placement) has(node string) bool {
+	_, ok := p.Replica(node)
+	return ok
+}
