@@ -102,13 +102,15 @@ func (c *checker) losses() {
 
 // firstDeliveries returns the first reception of each message in a session, by message id.
 func (s *session) firstDeliveries() map[string]*history.Event {
-	first := map[string]*history.Event{}
-	for _, e := range s.events {
-		if e.Packet == history.Publish && e.Dir == history.In && first[e.Message] == nil {
-			first[e.Message] = e
+	if s.first == nil {
+		s.first = map[string]*history.Event{}
+		for _, e := range s.events {
+			if e.Packet == history.Publish && e.Dir == history.In && s.first[e.Message] == nil {
+				s.first[e.Message] = e
+			}
 		}
 	}
-	return first
+	return s.first
 }
 
 // answers checks of invariant 13 that every operation on a connection that stays open is
@@ -204,6 +206,34 @@ func (c *checker) takeovers() {
 				if newer.connack != nil && newer.connect.Seq > n.connack.Seq {
 					c.fenced(n, newer)
 					break
+				}
+			}
+		}
+	}
+	c.ghosts()
+}
+
+// ghosts finds messages that were first sent on a connection that a newer one had
+// replaced, and arrived all the same.
+func (c *checker) ghosts() {
+	for _, m := range c.inOrder {
+		if m.will != nil || m.clash || m.size == 0 || m.conn.connack == nil {
+			continue
+		}
+		var newer *conn
+		for _, n := range m.conn.client.conns {
+			if n.connack != nil && n.connect.Seq > m.conn.connack.Seq && n.connack.Seq < m.first.Seq {
+				newer = n
+			}
+		}
+		if newer == nil {
+			continue
+		}
+		for _, cl := range c.clients {
+			for _, s := range cl.sessions {
+				if got := s.firstDeliveries()[m.id]; got != nil {
+					c.violate(Takeover, lines(m.conn.connack, newer.connack, m.first, got),
+						"message %q was sent on the old connection after the new CONNACK, and arrived", m.id)
 				}
 			}
 		}

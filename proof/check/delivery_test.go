@@ -118,6 +118,8 @@ p/4 < CONNACK present
 		{"an answer too late", Takeover, taken + "+200ms\np/1 < PUBACK id=1"},
 		{"a delivery too late", Takeover, both + "p/1 > PUBLISH id=1 q1 t=t m=m1\ns/3@n3 > CONNECT keep\ns/3 < CONNACK present\n+200ms\ns/2 < PUBLISH id=1 q1 t=t m=m1"},
 		{"a new operation", Takeover, taken + "p/1 > PUBLISH id=2 q1 t=x m=m2\np/1 < PUBACK id=2"},
+		{"a new operation that arrives", Takeover, taken + "p/1 > PUBLISH id=2 q1 t=t m=m2\ns/2 < PUBLISH id=1 q1 t=t m=m2"},
+		{"a new operation that is ignored", 0, taken + "p/1 > PUBLISH id=2 q1 t=t m=m2\np/1 < CLOSE"},
 		{"crossing connects prove nothing", 0, "p/1@n1 > CONNECT keep\np/4@n2 > CONNECT keep\np/1 < CONNACK\np/4 < CONNACK present\n+1s\n" +
 			"p/1 > PUBLISH id=2 q1 t=x m=m2\np/1 < PUBACK id=2"},
 	})

@@ -54,13 +54,16 @@ type session struct {
 	// after a newer CONNACK: the client has left that connection.
 	events []*history.Event
 	subs   []*sub
-	out    map[uint16]*message // what its PUBLISH ids stand for
+	// out is what its PUBLISH ids stood for last. A client that ignores an answer on a
+	// connection that it is leaving may send the message again.
+	out map[uint16]*message
 	// inherited: the first CONNACK said Session Present, so there may be subscriptions
 	// that the history does not show.
 	inherited bool
 	// wipeable: a clean start without an answer ends the session whenever it takes effect,
 	// but not without closing the connection that the session has then.
 	wipeable bool
+	first    map[string]*history.Event // see firstDeliveries
 }
 
 func (s *session) last() *conn { return s.conns[len(s.conns)-1] }
@@ -134,7 +137,8 @@ type checker struct {
 	conns    map[uint64]*conn
 	messages map[string]*message
 	inOrder  []*message
-	ops      map[*history.Event]*message // PUBLISH and acknowledgements to their message
+	ops      map[*history.Event]*message       // PUBLISH and acknowledgements to their message
+	pubacks  map[*history.Event]*history.Event // accepting answers to QoS 1 PUBLISHes
 	faults   []*history.Event
 	heal     *history.Event // the last, if no fault came after it
 	quiet    *history.Event
@@ -145,6 +149,7 @@ type checker struct {
 func (c *checker) build(events []history.Event) {
 	c.byClient, c.conns = map[string]*client{}, map[uint64]*conn{}
 	c.messages, c.ops = map[string]*message{}, map[*history.Event]*message{}
+	c.pubacks = map[*history.Event]*history.Event{}
 	for i := range events {
 		e := &events[i]
 		c.end, c.endSeq = e.Time, e.Seq
@@ -333,12 +338,12 @@ func (c *checker) answer(n *conn, e *history.Event) {
 	case history.Unsuback:
 		c.unsuback(n, op, e)
 	default:
-		c.taken(n.session, op, e)
+		c.taken(op, e)
 	}
 }
 
 // taken notes what an acknowledgement means for its message.
-func (c *checker) taken(s *session, op, e *history.Event) {
+func (c *checker) taken(op, e *history.Event) {
 	m := c.ops[op]
 	if m == nil {
 		return
@@ -353,14 +358,12 @@ func (c *checker) taken(s *session, op, e *history.Event) {
 	case e.Type == history.Fail:
 		m.refused = e
 	case e.Packet == history.Puback:
+		c.pubacks[op] = e
 		if m.ack == nil {
 			m.ack = e
 		}
 	case m.rec == nil:
 		m.rec = e
-	}
-	if e.Packet != history.Pubrec || e.Type == history.Fail {
-		delete(s.out, e.ID)
 	}
 }
 

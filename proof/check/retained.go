@@ -68,25 +68,21 @@ func (c *checker) linearizable(topic string, writes []*message) {
 		ops = append(ops, porcupine.Operation{ClientId: process, Input: input, Call: int64(call), Return: int64(ret)})
 	}
 	for _, m := range writes {
-		if m.refused != nil && len(m.sends) == 1 {
+		if m.refused != nil && len(m.sends) == 1 { // surely not written
 			continue
 		}
 		value := m.id
 		if m.size == 0 {
 			value = empty
 		}
-		// Each copy of a QoS 1 message that was sent again is a write of its own, and only
-		// the last is surely over with the acknowledgement.
-		sends := m.sends
-		if m.qos == 2 {
-			sends = sends[:1]
+		if m.qos == 2 { // one write, however often it was sent
+			add(write{value}, m.first.Seq, seqOr(m.ack, math.MaxInt64))
+			continue
 		}
-		for i, e := range sends {
-			ret := uint64(math.MaxInt64)
-			if i == len(sends)-1 && m.ack != nil {
-				ret = m.ack.Seq
-			}
-			add(write{value}, e.Seq, ret)
+		// Each copy of a QoS 1 message that was sent again is a write of its own, with its
+		// own answer.
+		for _, e := range m.sends {
+			add(write{value}, e.Seq, seqOr(c.pubacks[e], math.MaxInt64))
 		}
 	}
 	for _, cl := range c.clients {
@@ -102,6 +98,13 @@ func (c *checker) linearizable(topic string, writes []*message) {
 	case porcupine.Unknown:
 		c.report.Undecided = append(c.report.Undecided, fmt.Sprintf("retained messages of %q: %d operations", topic, len(ops)))
 	}
+}
+
+func seqOr(e *history.Event, otherwise uint64) uint64 {
+	if e == nil {
+		return otherwise
+	}
+	return e.Seq
 }
 
 // shrink returns the lines of the shortest prefix of ops that is not linearizable, the

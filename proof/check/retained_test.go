@@ -31,6 +31,9 @@ s/2 < CONNACK
 		{"an unanswered write may happen late", 0, connected + "p/1 > PUBLISH id=2 q1 retain t=t m=m2\np/1 < CLOSE\n" +
 			"p/4@n2 > CONNECT clean keep\np/4 < CONNACK\np/4 > PUBLISH id=1 q1 retain t=t m=m1\np/4 < PUBACK id=1\n" + sub +
 			"s/2 < PUBLISH id=1 q1 retain t=t m=m2\ns/2 > PUBACK id=1\nquiet"},
+		{"a resend writes again", 0, connected + "p/1 > PUBLISH id=1 q1 retain t=t m=m1\np/4@n2 > CONNECT keep\np/4 < CONNACK present\n" +
+			"p/1 < PUBACK id=1\nq/5@n3 > CONNECT\nq/5 < CONNACK\nq/5 > PUBLISH id=1 q1 retain t=t m=m2\nq/5 < PUBACK id=1\n" +
+			"p/4 > PUBLISH id=1 q1 dup retain t=t m=m1\np/4 < PUBACK id=1\n" + sub + got1 + "quiet"},
 		{"a value comes back", Retained, connected + set1 + sub + got1 + set2 + `
 s/2 < PUBLISH id=2 q2 t=t m=m2
 q/5@n3 > CONNECT keep

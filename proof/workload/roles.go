@@ -1,0 +1,157 @@
+package workload
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/flotilla-mqtt/flotilla/proof/client"
+	"github.com/flotilla-mqtt/flotilla/proof/history"
+)
+
+// payload names the message, its topic, QoS and number, and fills up to a drawn size.
+func (a *actor) payload(topic string, qos byte) []byte {
+	a.sent++
+	return fmt.Appendf(nil, "%s.%d|%s|%d|%s", a.id, a.sent, topic, qos, strings.Repeat("x", a.rng.IntN(200)))
+}
+
+// publisher sends at all QoS to all topics. Every fifth starts clean, so that what it has
+// on its way is lost with the connection.
+func (w *Workload) publisher(a *actor, cfg *client.SessionConfig, i int) {
+	a.clean = i%5 == 4
+	if a.clean {
+		cfg.Expiry = 0
+	}
+	cfg.Window = 1 + i*4
+	cfg.NextWill = a.will
+	a.act = func() {
+		if a.session.Unanswered() >= maxUnanswered {
+			return
+		}
+		topic := fmt.Sprintf("t/%d", a.rng.IntN(w.cfg.Topics))
+		qos := byte(a.rng.IntN(3))
+		p := client.Packet{Topic: topic, QoS: qos, Payload: a.payload(topic, qos)}
+		if qos == 0 {
+			_ = a.session.PublishQoS0(p) // a connection that has broken is found by the loop
+			return
+		}
+		a.session.Publish(p)
+	}
+}
+
+// will gives each connection its own.
+func (a *actor) will() *client.Will {
+	a.wills++
+	return &client.Will{Topic: "w/" + a.id, QoS: 1, Payload: fmt.Appendf(nil, "%s.w%d|", a.id, a.wills)}
+}
+
+// subscriber takes either all topics or some of them. Every third starts clean and
+// subscribes after each CONNACK; the others subscribe once and change a filter now and
+// then. Some acknowledgements are held back until the next connection.
+func (w *Workload) subscriber(a *actor, cfg *client.SessionConfig, i int) {
+	a.clean = i%3 == 2
+	if a.clean {
+		cfg.Expiry = 0
+	}
+	if cfg.Version == 5 {
+		cfg.ReceiveMaximum = uint16(30 + 10*i)
+	}
+	cfg.HoldAck = a.holdAck()
+	var filters []history.Filter
+	if i%2 == 0 {
+		filters = append(filters, history.Filter{Filter: "t/#", QoS: 2})
+	} else {
+		for n := range w.cfg.Topics {
+			if n%2 == i/2%2 {
+				filters = append(filters, history.Filter{Filter: fmt.Sprintf("t/%d", n), QoS: byte(1 + n/2%2)})
+			}
+		}
+	}
+	subscribed := false
+	subscribe := func(f ...history.Filter) bool {
+		ctx, cancel := a.operation()
+		defer cancel()
+		_, err := a.session.Subscribe(ctx, f...)
+		return err == nil
+	}
+	a.connected = func(present bool) {
+		if present && subscribed {
+			return
+		}
+		if subscribed = subscribe(filters...); !subscribed {
+			a.session.Drop()
+		}
+	}
+	a.act = func() {
+		if a.rng.IntN(200) != 0 || len(filters) < 2 {
+			return
+		}
+		// An own filter goes and comes back; subscribed says whether all are there.
+		f := filters[a.rng.IntN(len(filters))]
+		ctx, cancel := a.operation()
+		defer cancel()
+		subscribed = false
+		if a.session.Unsubscribe(ctx, f.Filter) == nil {
+			a.pause(500)
+			subscribed = subscribe(f)
+		}
+		if !subscribed {
+			a.session.Drop()
+		}
+	}
+}
+
+// holdAck holds back one acknowledgement in fifty, from the pump's goroutine, by a counter
+// that the actor's random numbers offset.
+func (a *actor) holdAck() func(*client.Packet) bool {
+	n := a.rng.IntN(50)
+	return func(*client.Packet) bool {
+		n++
+		return a.w.holding.Load() && n%50 == 0
+	}
+}
+
+// retainer sets and deletes retained messages, and reads them by subscribing to all of
+// them with a clean session after each CONNACK.
+func (w *Workload) retainer(a *actor, cfg *client.SessionConfig, i int) {
+	a.habit, a.clean = flaps, i%2 == 1
+	if a.clean {
+		cfg.Expiry = 0
+		a.connected = func(bool) {
+			ctx, cancel := a.operation()
+			defer cancel()
+			if _, err := a.session.Subscribe(ctx, history.Filter{Filter: "r/#", QoS: byte(1 + i/2%2)}); err != nil {
+				a.session.Drop()
+			}
+		}
+		return
+	}
+	a.act = func() {
+		if a.rng.IntN(10) != 0 || a.session.Unanswered() > 3 {
+			return
+		}
+		topic := fmt.Sprintf("r/%d", a.rng.IntN(3))
+		qos := byte(1 + a.rng.IntN(2))
+		p := client.Packet{Topic: topic, QoS: qos, Retain: true}
+		if a.rng.IntN(6) != 0 {
+			p.Payload = a.payload(topic, qos)
+		}
+		a.session.Publish(p)
+	}
+}
+
+// watcher is subscribed to all wills from the beginning.
+func (w *Workload) watcher(a *actor, _ *client.SessionConfig, _ int) {
+	a.habit = stays
+	subscribed := false
+	a.connected = func(present bool) {
+		if present && subscribed {
+			return
+		}
+		ctx, cancel := a.operation()
+		defer cancel()
+		_, err := a.session.Subscribe(ctx, history.Filter{Filter: "w/#", QoS: 2})
+		if subscribed = err == nil; !subscribed {
+			a.session.Drop()
+		}
+	}
+}
