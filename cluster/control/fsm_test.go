@@ -117,7 +117,7 @@ func TestRemovedMember(t *testing.T) {
 	for p, pl := range s.m.state.Placements {
 		if _, ok := pl.Replica("d"); ok {
 			next := *pl
-			next.Replicas = []Replica{{"a", "a#1"}, {"b", "b#1"}}
+			next.Replicas, next.Preferred = []Replica{{"a", "a#1"}, {"b", "b#1"}}, "a"
 			s.want(&ctlpb.Op{Format: 1, Body: &ctlpb.Op_SetPlacement{SetPlacement: &ctlpb.SetPlacement{
 				Base: pl.Version, Placement: next.pb(),
 			}}}, ctlpb.Code_OK)

@@ -43,7 +43,8 @@ func TestRandomFounding(t *testing.T) {
 			all = append(all, string(rune('a'+i)))
 		}
 		w := newWorld(t, expect, all...)
-		w.net.delay = func() time.Duration { return time.Duration(r.Intn(20)) * time.Millisecond }
+		nr := rand.New(rand.NewSource(r.Int63())) // the network's own: owned by its lock
+		w.net.delay = func() time.Duration { return time.Duration(nr.Intn(20)) * time.Millisecond }
 		ids := make(map[string]bool)
 		for end := time.Now().Add(time.Duration(1+r.Intn(4)) * time.Second); time.Now().Before(end); {
 			w.disturb(r, all)
@@ -121,7 +122,8 @@ func TestRandomLeaseSafety(t *testing.T) {
 	seeds(t, func(t *testing.T, r *rand.Rand) {
 		all := []string{"a", "b", "c", "d", "e"}[:3+2*r.Intn(2)]
 		w := newWorld(t, len(all), all...)
-		w.net.delay = func() time.Duration { return time.Duration(r.Intn(1+r.Intn(30))) * time.Millisecond }
+		nr := rand.New(rand.NewSource(r.Int63())) // the network's own: owned by its lock
+		w.net.delay = func() time.Duration { return time.Duration(nr.Intn(1+nr.Intn(30))) * time.Millisecond }
 		slow := ""
 		if r.Intn(2) == 0 {
 			slow = all[r.Intn(len(all))]
