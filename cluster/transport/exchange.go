@@ -79,7 +79,7 @@ func (x *exchange) state() (up bool, upCh <-chan struct{}, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
-		return false, nil, ErrClosed
+		return false, nil, ErrLinkDown // for good: the peer was disconnected
 	}
 	x.lastUse = time.Now()
 	if !x.started {
@@ -102,11 +102,7 @@ func (x *exchange) begin(req *peerpb.RaftRequest, patient bool) (*call, error) {
 	c := &call{done: make(chan struct{})}
 	x.mu.Lock()
 	if !x.up {
-		closed := x.closed
 		x.mu.Unlock()
-		if closed {
-			return nil, ErrClosed
-		}
 		return nil, ErrLinkDown
 	}
 	x.nextID++

@@ -1,7 +1,9 @@
 package transport_test
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +38,7 @@ func BenchmarkIdle(b *testing.B) {
 }
 
 func idle(b *testing.B, c *testCluster) {
+	c.dial = func(string) func(context.Context, string) (net.Conn, error) { return nil } // the default
 	const groups, spell = 16, 4 * time.Second
 	for _, name := range c.names {
 		c.startNode(name)
