@@ -84,4 +84,3 @@ func narrow(fs *pflag.FlagSet, name string) byte {
 	}
 	return byte(n)
 }
-

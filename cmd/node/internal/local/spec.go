@@ -5,6 +5,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -43,26 +44,45 @@ func Plan(nodes int, dir string, p Ports) []Spec {
 
 // PlanFree lays out nodes in dir at ports that are free now.
 func PlanFree(nodes int, dir string) ([]Spec, error) {
+	free, err := FreePorts(4 * nodes)
+	if err != nil {
+		return nil, err
+	}
 	specs := make([]Spec, nodes)
+	for i := range specs {
+		specs[i] = spec(i, dir, [4]int(free[4*i:]))
+	}
+	return specs, nil
+}
+
+// FreePorts finds loopback ports that nothing listens at. They are below those
+// that systems give to outgoing connections: a listener that is to come back
+// at its port must not find a client there.
+func FreePorts(n int) ([]int, error) {
+	const low, high = 10_000, 32_000
+	var ports []int
 	var held []net.Listener
 	defer func() {
 		for _, l := range held {
 			l.Close()
 		}
 	}()
-	for i := range specs {
-		var ports [4]int
-		for k := range ports {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return nil, err
-			}
-			held = append(held, l)
-			ports[k] = l.Addr().(*net.TCPAddr).Port
+	start := rand.IntN(high - low)
+	var last error
+	for i := 0; i < high-low && len(ports) < n; i++ {
+		port := low + (start+i)%(high-low)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			last = err
+			continue
 		}
-		specs[i] = spec(i, dir, ports)
+		held = append(held, l)
+		ports = append(ports, port)
 	}
-	return specs, nil
+	if len(ports) < n {
+		return nil, fmt.Errorf("no %d free ports from %d to %d: %w", n, low, high, last)
+	}
+	return ports, nil
 }
 
 func spec(i int, dir string, ports [4]int) Spec {
