@@ -322,6 +322,18 @@ func (n *Node) Close(ctx context.Context) error {
 	return n.release()
 }
 
+// Abort stops the node as a crash would: nothing is handed over or recorded.
+// What it holds is released, so that tests can go on in the same process.
+func (n *Node) Abort() error {
+	n.serving.Store(false)
+	n.cancel()
+	if g := n.in.Swap(nil); g != nil {
+		g.end()
+	}
+	n.wg.Wait()
+	return n.release()
+}
+
 // handOver gives leaderships to other replicas before a planned stop.
 func (n *Node) handOver(ctx context.Context) {
 	var wg sync.WaitGroup

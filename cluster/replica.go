@@ -145,5 +145,6 @@ func (r *replica) stopLeading() {
 
 // close stops the replica and waits for it.
 func (r *replica) close() error {
+	_ = r.transport.Close() // never fails; Raft waits for calls that wait for peers
 	return r.raft.Shutdown().Error()
 }

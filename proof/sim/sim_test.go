@@ -1,0 +1,183 @@
+package sim_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flotilla-mqtt/flotilla/proof/check"
+	"github.com/flotilla-mqtt/flotilla/proof/client"
+	"github.com/flotilla-mqtt/flotilla/proof/history"
+	"github.com/flotilla-mqtt/flotilla/proof/sim"
+	"github.com/flotilla-mqtt/flotilla/proof/simnet"
+	"github.com/flotilla-mqtt/flotilla/proof/workload"
+)
+
+var (
+	seedFlag   = flag.Uint64("seed", 1, "first seed")
+	seedsFlag  = flag.Uint64("seeds", 1, "how many seeds")
+	faultsFlag = flag.Int("faults", 6, "faults per run")
+	logFlag    = flag.String("simlog", "", "level of the nodes' log: debug, info, warn")
+	dumpFlag   = flag.String("dump", "", "file for the history of the last run")
+)
+
+func logger(t *testing.T) *slog.Logger {
+	if *logFlag == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(*logFlag)); err != nil {
+		t.Fatal(err)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// run plays a workload against a cluster under faults, all drawn from the seed.
+func run(t *testing.T, seed uint64, nodes, faults int) *check.Report {
+	t.Helper()
+	var events []history.Event
+	synctest.Test(t, func(t *testing.T) {
+		network := simnet.New(seed, simnet.Link{Delay: time.Millisecond, Jitter: 2 * time.Millisecond})
+		rec := history.NewRecorder()
+		c := sim.New(seed, nodes, network, logger(t), nil, func(node string, err error) {
+			t.Errorf("seed %d: node %s had to stop: %v", seed, node, err)
+		})
+		cfg := workload.Defaults(seed)
+		cfg.Recorder = rec
+		cfg.Dial = func(process string) client.Dialer { return network.Dialer(process) }
+		for _, n := range c.Nodes {
+			cfg.Targets = append(cfg.Targets, client.Target{Node: n.Name, Addr: fmt.Sprintf("%s:%d", n.Name, sim.MQTTPort)})
+			if err := n.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, c, 30*time.Second)
+		w := workload.New(cfg)
+		w.Start()
+		inject(t, c, rec, rand.New(rand.NewPCG(seed, 99)), faults)
+		time.Sleep(5 * time.Second)
+		rec.Heal()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		settled := w.Settle(ctx)
+		events = rec.Events()
+		w.Close()
+		for _, n := range c.Nodes {
+			if err := n.Kill(false); err != nil {
+				t.Errorf("seed %d: end of %s: %v", seed, n.Name, err)
+			}
+		}
+		if settled != nil {
+			t.Errorf("seed %d: %v", seed, settled)
+		}
+	})
+	if *dumpFlag != "" {
+		f, err := os.Create(*dumpFlag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := history.Write(f, events); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := check.Defaults()
+	o.Transit = 10 * time.Second // partitions between clients and nodes stall what was sent
+	o.RetainedWait = 2 * time.Second
+	return check.Run(events, o)
+}
+
+func await(t *testing.T, c *sim.Cluster, limit time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		ready := 0
+		for _, n := range c.Nodes {
+			if n.Available() {
+				ready++
+			}
+		}
+		if ready == len(c.Nodes) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d nodes serve after %v", ready, len(c.Nodes), limit)
+		}
+	}
+}
+
+// inject breaks one thing after the other and mends it.
+func inject(t *testing.T, c *sim.Cluster, rec *history.Recorder, rng *rand.Rand, faults int) {
+	for range faults {
+		time.Sleep(time.Duration(1000+rng.IntN(3000)) * time.Millisecond)
+		n := c.Nodes[rng.IntN(len(c.Nodes))]
+		away := time.Duration(200+rng.IntN(6000)) * time.Millisecond
+		switch k := rng.IntN(10); {
+		case k < 5:
+			rec.Fault(n.Name, history.FaultKill)
+			if err := n.Kill(k == 0); err != nil {
+				t.Errorf("kill %s: %v", n.Name, err)
+			}
+			time.Sleep(away)
+			if err := n.Boot(); err != nil {
+				t.Fatal(err)
+			}
+			rec.Fault(n.Name, history.FaultStart)
+		case k < 7:
+			rec.Fault(n.Name, history.FaultPartition)
+			for _, other := range c.Nodes {
+				if other != n {
+					c.Net.Partition(n.Name, other.Name)
+				}
+			}
+			time.Sleep(away)
+			c.Net.Heal()
+		case k < 8:
+			rec.Fault(n.Name, history.FaultPartition)
+			other := c.Nodes[rng.IntN(len(c.Nodes))]
+			if other != n {
+				c.Net.PartitionOneWay(n.Name, other.Name)
+			}
+			time.Sleep(away)
+			c.Net.Heal()
+		case k < 9:
+			rec.Fault(n.Name, history.FaultReset)
+			for _, other := range c.Nodes {
+				if other != n {
+					c.Net.Reset(n.Name, other.Name)
+				}
+			}
+		default: // all at once
+			for _, n := range c.Nodes {
+				rec.Fault(n.Name, history.FaultKill)
+				if err := n.Kill(true); err != nil {
+					t.Errorf("kill %s: %v", n.Name, err)
+				}
+			}
+			time.Sleep(away)
+			for _, n := range c.Nodes {
+				if err := n.Boot(); err != nil {
+					t.Fatal(err)
+				}
+				rec.Fault(n.Name, history.FaultStart)
+			}
+		}
+	}
+}
+
+// TestClusterUnderFaults checks every promise on a cluster of three under faults.
+func TestClusterUnderFaults(t *testing.T) {
+	for seed := *seedFlag; seed < *seedFlag+*seedsFlag; seed++ {
+		began := time.Now()
+		r := run(t, seed, 3, *faultsFlag)
+		if len(r.Violations) > 0 || len(r.Undecided) > 0 {
+			t.Errorf("seed %d (go test ./proof/sim -args -seed %d): %s", seed, seed, r)
+		}
+		t.Logf("seed %d: %s; took %v", seed, r.Stats, time.Since(began).Round(time.Millisecond))
+	}
+}
