@@ -79,14 +79,15 @@ func (g *Group) Pending() time.Duration {
 
 // begin admits a write and serialises it with the group's other writes.
 func (g *Group) begin() (start time.Time, err error) {
-	if g.gone.Load() {
-		return start, ErrClosed
-	}
 	if err := g.s.enter(); err != nil {
 		return start, err
 	}
 	g.writing.Lock()
-	if err := g.s.failed(); err != nil {
+	err = g.s.failed()
+	if g.gone.Load() {
+		err = ErrClosed
+	}
+	if err != nil {
 		g.end(time.Time{})
 		return start, err
 	}

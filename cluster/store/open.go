@@ -192,7 +192,7 @@ func (s *Store) rebuild(bad []uint32) error {
 		if m.setAside || s.inBolt(m.group) || slices.Contains(bad, m.group) {
 			continue
 		}
-		err := copyGroup(s.db, fresh, m.group)
+		err := s.copyGroup(fresh, m.group)
 		if err != nil && isDamage(err) && !errors.Is(err, errTarget) {
 			s.log.Error("group cannot be copied", "group", m.group, "error", err)
 			bad = append(bad, m.group)
@@ -202,7 +202,7 @@ func (s *Store) rebuild(bad []uint32) error {
 			return errors.Join(err, closePebble(fresh))
 		}
 	}
-	if err := errors.Join(fresh.Flush(), closePebble(fresh)); err != nil {
+	if err := errors.Join(fresh.LogData(nil, pebble.Sync), s.failed(), closePebble(fresh)); err != nil {
 		return err
 	}
 	if err := s.markSetAside(func(m *mark) bool { return slices.Contains(bad, m.group) }); err != nil {
@@ -257,16 +257,22 @@ func (s *Store) finishRebuild() error {
 var errTarget = errors.New("writing the rebuilt log store")
 
 // copyGroup copies all keys of a group. The entries keep their checksums.
-func copyGroup(from, to *pebble.DB, group uint32) error {
+func (s *Store) copyGroup(to *pebble.DB, group uint32) error {
 	lo, hi := groupRange(group)
-	it, err := from.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
+	full := s.slow.space.Load()
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
 	if err != nil {
 		return err
 	}
 	batch := to.NewBatch()
 	flush := func() error {
 		defer func() { batch = to.NewBatch() }()
-		if err := errors.Join(batch.Commit(pebble.NoSync), batch.Close()); err != nil {
+		err := errors.Join(batch.Commit(pebble.NoSync), batch.Close(), s.failed())
+		if err == nil && s.slow.space.Load() != full {
+			// Pebble would wait for space, and Open with it.
+			err = syscall.ENOSPC
+		}
+		if err != nil {
 			return errors.Join(errTarget, err)
 		}
 		return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -54,17 +55,58 @@ const (
 	maxBatch = 2 << 20
 )
 
-// openPebble opens or creates the Pebble store in dir. Pebble panics on some
-// kinds of damage; that is turned into an error.
-func (s *Store) openPebble(dir string) (db *pebble.DB, err error) {
+// openPebble opens or creates the Pebble store in dir. A flush that fails while
+// Pebble replays its WAL is tried again by Pebble without end and without a
+// pause. Pebble cannot be told to stop, so it is left behind then, see park: the
+// error makes the process end.
+func (s *Store) openPebble(dir string) (*pebble.DB, error) {
+	if s.cache == nil {
+		s.cache = pebble.NewCache(blockCacheSize)
+	}
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	result := make(chan opened, 1)
+	s.replaying.Store(true)
+	defer s.replaying.Store(false)
+	go func() {
+		db, err := s.pebbleOpen(dir)
+		result <- opened{db, err}
+	}()
+	select {
+	case r := <-result:
+		if r.err != nil {
+			return nil, r.err
+		}
+		// A failure does not always come back as an error.
+		select {
+		case err := <-s.replayFailed:
+			return nil, errors.Join(err, closePebble(r.db))
+		default:
+			return r.db, nil
+		}
+	case err := <-s.replayFailed:
+		return nil, err
+	}
+}
+
+// giveUp makes the running openPebble return err.
+func (s *Store) giveUp(err error) {
+	select {
+	case s.replayFailed <- err:
+	default: // an earlier one is waiting to be taken
+	}
+}
+
+// pebbleOpen turns the panics into which some kinds of damage drive Pebble into
+// errors.
+func (s *Store) pebbleOpen(dir string) (db *pebble.DB, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			db, err = nil, fmt.Errorf("log store panicked while opening: %v", r)
 		}
 	}()
-	if s.cache == nil {
-		s.cache = pebble.NewCache(blockCacheSize)
-	}
 	o := &pebble.Options{
 		FS:                          s.fs,
 		Cache:                       s.cache,
@@ -82,16 +124,7 @@ func (s *Store) openPebble(dir string) (db *pebble.DB, err error) {
 		// Entries live for minutes: the CPU is worth more than the disk.
 		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
 	}
-	db, err = pebble.Open(dir, o)
-	if err == nil {
-		// A fatal event while opening does not always come back as an error.
-		if err = s.failed(); err != nil {
-			err = errors.Join(err, closePebble(db))
-			db = nil
-		}
-	}
-	s.failure.Store(nil)
-	return db, err
+	return pebble.Open(dir, o)
 }
 
 // closePebble closes db. After a failed write Pebble may panic instead.
@@ -121,6 +154,7 @@ func (s *Store) background(err error) {
 		// Nothing is lost: the WAL keeps the data and Pebble tries again.
 		s.slow.space.Add(1)
 		s.log.Error("log store has no disk space for background work", "error", err)
+		s.park(err)
 	case pebble.IsCorruptionError(err):
 		// The next Open must look at every file: the damage may lie where no
 		// live entry is, and compactions would find it again and again.
@@ -131,7 +165,16 @@ func (s *Store) background(err error) {
 		err = errors.Join(err, s.marks.updateHeader(func(h *markHeader) { h.rebuild = true }))
 		_ = s.fail(err)
 	default:
+		s.park(err)
 		_ = s.fail(err)
+	}
+}
+
+// park ends the goroutine of a flush that failed while the WAL is replayed.
+func (s *Store) park(err error) {
+	if s.replaying.Load() {
+		s.giveUp(err)
+		runtime.Goexit()
 	}
 }
 
@@ -155,6 +198,10 @@ func (l pebbleLog) Fatalf(format string, args ...any) {
 		if e, ok := a.(error); ok {
 			err = &pebbleError{text: err.Error(), cause: e}
 		}
+	}
+	if l.s.replaying.Load() {
+		l.s.giveUp(err)
+		return
 	}
 	_ = l.s.fail(err)
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -126,14 +128,9 @@ func (c *tally) check(t *testing.T, ms ...*member) {
 // until waits for something that raft does by itself.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline:
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) { // fake time
+		if time.Now().After(deadline) {
 			t.Fatalf("waited too long for %s", what)
-		case <-tick.C:
 		}
 	}
 }
@@ -157,6 +154,10 @@ func leaderOf(t *testing.T, ms ...*member) (lead *member) {
 // and everybody restarts from snapshot plus log after a power loss.
 func TestRaftOnStore(t *testing.T) {
 	rng := seedOf(t)
+	synctest.Test(t, func(t *testing.T) { raftOnStore(t, rng) })
+}
+
+func raftOnStore(t *testing.T, rng *rand.Rand) {
 	ms := make([]*member, 3)
 	var conf raft.Configuration
 	for i := range ms {

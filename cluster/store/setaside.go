@@ -153,7 +153,8 @@ func (s *Store) SetAside(group uint32) error {
 	s.mu.Unlock()
 	if g != nil {
 		g.gone.Store(true)
-		g.writing.Lock() // waits for a running write; nobody else gets in again
+		g.writing.Lock() // waits for a running write; later ones see gone
+		g.writing.Unlock()
 	}
 	if err := s.failIf(s.setAside(group)); err != nil {
 		return err
