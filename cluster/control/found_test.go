@@ -45,11 +45,11 @@ func TestFoundsThree(t *testing.T) {
 				t.Fatalf("leaders are not spread evenly: %v", leads)
 			}
 		}
-		if err := w.nodes["b"].ctl.SetSetting(context.Background(), "k", "v"); err != nil {
+		// Followers learn of a commit soon, although an idle group sends little.
+		if err := w.leader().ctl.SetSetting(context.Background(), "k", "v"); err != nil {
 			t.Fatal(err)
 		}
-		from = time.Now()
-		w.until(200*time.Millisecond, "setting everywhere", func() bool {
+		w.until(50*time.Millisecond, "setting everywhere", func() bool {
 			for _, n := range w.running() {
 				if n.ctl.State().Settings["k"] != "v" {
 					return false
@@ -57,6 +57,5 @@ func TestFoundsThree(t *testing.T) {
 			}
 			return true
 		})
-		t.Logf("followers knew %v after the commit", time.Since(from))
 	})
 }

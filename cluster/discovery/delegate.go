@@ -51,20 +51,33 @@ func peerOf(n *memberlist.Node) (Peer, bool) {
 	return p, true
 }
 
+// events keep Gossip.seen. They too are called under memberlist's locks.
 type events struct{ g *Gossip }
 
 func (e events) NotifyJoin(n *memberlist.Node) {
 	if n.Name != e.g.opt.Self.Name {
 		e.g.log.Info("discovery: node seen", "node", n.Name, "gossip", n.Address())
-		kick(e.g.tell) // it may have missed our last news
 	}
+	e.saw(n)
+}
+
+func (e events) NotifyUpdate(n *memberlist.Node) { e.saw(n) }
+
+func (e events) saw(n *memberlist.Node) {
+	p, ok := peerOf(n)
+	e.g.mu.Lock()
+	e.g.seen[n.Name] = node{gossip: n.Address(), peer: p, ok: ok}
+	e.g.mu.Unlock()
 	kick(e.g.wake)
 }
 
-func (e events) NotifyUpdate(*memberlist.Node) { kick(e.g.wake) }
-
 func (e events) NotifyLeave(n *memberlist.Node) {
 	e.g.log.Info("discovery: node not seen any more", "node", n.Name)
+	e.g.mu.Lock()
+	defer e.g.mu.Unlock()
+	if n.Name != e.g.opt.Self.Name {
+		delete(e.g.seen, n.Name)
+	}
 }
 
 type conflicts struct{ g *Gossip }

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -55,11 +53,22 @@ type Gossip struct {
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	once   sync.Once // Close
 
-	mu       sync.Mutex
-	self     Peer
+	mu   sync.Mutex
+	self Peer
+	// seen are the live nodes, this one too, by name. It is a copy that the
+	// events keep, because what memberlist.Members returns is not safe to read.
+	seen     map[string]node
 	complete bool             // an address to join at was reached, or there is none
 	cache    map[string]known // last known, by name
+}
+
+// node is one that is seen.
+type node struct {
+	gossip string // host:port
+	peer   Peer
+	ok     bool // it says something about itself that we understand
 }
 
 // known is where a node was last seen.
@@ -94,7 +103,7 @@ func Open(o Options) (*Gossip, error) {
 	g := &Gossip{
 		opt: o, log: o.Logger, self: o.Self,
 		wake: make(chan struct{}, 1), tell: make(chan struct{}, 1),
-		complete: len(o.Join) == 0, cache: make(map[string]known),
+		complete: len(o.Join) == 0, cache: make(map[string]known), seen: make(map[string]node),
 	}
 	if o.Meta != nil {
 		if b, ok := o.Meta.Meta(keyCache); ok {
@@ -151,17 +160,22 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 
 // Addr is the host:port at which others reach our gossip.
 func (g *Gossip) Addr() string {
-	n := g.list.LocalNode()
-	return net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.seen[g.opt.Self.Name].gossip
 }
 
 // Close leaves, so that the others do not suspect us, and waits for all
 // goroutines.
 func (g *Gossip) Close() error {
-	g.cancel()
-	g.wg.Wait()
-	leave := g.list.Leave(time.Second)
-	return errors.Join(leave, g.list.Shutdown())
+	var err error
+	g.once.Do(func() {
+		g.cancel()
+		g.wg.Wait()
+		leave := g.list.Leave(time.Second)
+		err = errors.Join(leave, g.list.Shutdown())
+	})
+	return err
 }
 
 // Announce replaces what this node tells the others about itself.
@@ -180,15 +194,13 @@ func (g *Gossip) Announce(self Peer) {
 // cluster it does not see nodes of others.
 func (g *Gossip) Peers() []Peer {
 	g.mu.Lock()
-	self := g.self
-	g.mu.Unlock()
+	defer g.mu.Unlock()
 	var peers []Peer
-	for _, n := range g.list.Members() {
-		p, ok := peerOf(n)
-		if !ok || p.Name == self.Name || self.ClusterID != "" && p.ClusterID != "" && p.ClusterID != self.ClusterID {
-			continue
+	for name, n := range g.seen {
+		foreign := g.self.ClusterID != "" && n.peer.ClusterID != "" && n.peer.ClusterID != g.self.ClusterID
+		if n.ok && name != g.self.Name && !foreign {
+			peers = append(peers, n.peer)
 		}
-		peers = append(peers, p)
 	}
 	slices.SortFunc(peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
 	return peers
@@ -261,11 +273,12 @@ func (g *Gossip) joinOnce(ctx context.Context) bool {
 // could not be looked up.
 func (g *Gossip) seeds(ctx context.Context) (addrs []string, sure bool) {
 	sure = true
-	n := g.list.LocalNode()
+	self := g.Addr()
+	_, ours, _ := net.SplitHostPort(self) // it is one that we have joined ourselves
 	for _, s := range g.opt.Join {
 		host, port, err := net.SplitHostPort(s)
 		if err != nil {
-			host, port = s, strconv.Itoa(int(n.Port))
+			host, port = s, ours
 		}
 		ips, err := net.DefaultResolver.LookupHost(ctx, host)
 		if err != nil {
@@ -274,7 +287,7 @@ func (g *Gossip) seeds(ctx context.Context) (addrs []string, sure bool) {
 			continue
 		}
 		for _, ip := range ips {
-			if addr := net.JoinHostPort(ip, port); addr != g.Addr() {
+			if addr := net.JoinHostPort(ip, port); addr != self {
 				addrs = append(addrs, addr)
 			}
 		}
@@ -284,15 +297,11 @@ func (g *Gossip) seeds(ctx context.Context) (addrs []string, sure bool) {
 
 // missing are the gossip addresses of nodes that are known and not seen.
 func (g *Gossip) missing() []string {
-	seen := make(map[string]bool)
-	for _, n := range g.list.Members() {
-		seen[n.Name] = true
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var addrs []string
 	for name, k := range g.cache {
-		if !seen[name] && k.Gossip != "" {
+		if _, seen := g.seen[name]; !seen && k.Gossip != "" {
 			addrs = append(addrs, k.Gossip)
 		}
 	}
@@ -301,14 +310,14 @@ func (g *Gossip) missing() []string {
 
 // sees reports whether a member has this gossip address.
 func (g *Gossip) sees(addr string) bool {
-	ap, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return false
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, n := range g.seen {
+		if n.gossip == addr {
+			return true
+		}
 	}
-	return slices.ContainsFunc(g.list.Members(), func(n *memberlist.Node) bool {
-		ip, ok := netip.AddrFromSlice(n.Addr)
-		return ok && n.Port == ap.Port() && ip.Unmap() == ap.Addr().Unmap()
-	})
+	return false
 }
 
 // cacheLoop keeps the last known addresses on disk.
@@ -324,24 +333,19 @@ func (g *Gossip) cacheLoop(ctx context.Context) {
 }
 
 func (g *Gossip) saveCache() {
-	members := g.list.Members()
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	changed := false
-	for _, n := range members {
-		p, ok := peerOf(n)
-		if !ok || p.Name == g.self.Name || p.Addr == "" {
-			continue
-		}
-		k := known{Addr: p.Addr, Gossip: net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port))), Cluster: p.ClusterID}
-		if g.cache[p.Name] != k {
-			g.cache[p.Name], changed = k, true
+	for name, n := range g.seen {
+		k := known{Addr: n.peer.Addr, Gossip: n.gossip, Cluster: n.peer.ClusterID}
+		if n.ok && name != g.self.Name && k.Addr != "" && g.cache[name] != k {
+			g.cache[name], changed = k, true
 		}
 	}
+	b, err := json.Marshal(g.cache)
+	g.mu.Unlock()
 	if !changed || g.opt.Meta == nil {
 		return
 	}
-	b, err := json.Marshal(g.cache)
 	if err == nil {
 		err = g.opt.Meta.SetMeta(keyCache, b)
 	}
