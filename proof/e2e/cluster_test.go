@@ -1,0 +1,450 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/flotilla-mqtt/flotilla/proof/client"
+	"github.com/flotilla-mqtt/flotilla/proof/history"
+)
+
+// patience bounds every wait of a test: far above what a healthy cluster needs on a
+// loaded machine.
+const patience = 60 * time.Second
+
+// binary is the broker, built once by TestMain.
+var binary string
+
+// TestMain builds the broker.
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "flotilla-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "flotilla")
+	build := exec.Command("go", "build", "-o", binary, "github.com/flotilla-mqtt/flotilla/cmd/node")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building the broker:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// Cluster is a set of nodes that belong to one test.
+type Cluster struct {
+	t     *testing.T
+	Nodes []*Node
+	// Rec is the history of the test's clients and faults.
+	Rec   *history.Recorder
+	flags []string
+}
+
+// Node is one process, or its data while it is not running.
+type Node struct {
+	c                        *Cluster
+	Name                     string
+	MQTT, Peer, Gossip, HTTP string
+	dir                      string
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd     // guarded by mu; nil while it is not running
+	exited chan struct{} // guarded by mu; closed when the process has ended
+}
+
+// StartCluster starts n nodes and waits until all are ready. Flags go to every node. The
+// nodes are killed at the end of the test, and their logs shown if it failed.
+func StartCluster(t *testing.T, n int, flags ...string) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, Rec: history.NewRecorder(), flags: flags}
+	t.Cleanup(c.end)
+	// Ports that were free a moment ago may be taken by now: then again, with others.
+	for attempt := range 3 {
+		c.plan(n, attempt)
+		for _, node := range c.Nodes {
+			node.start()
+		}
+		err := c.ready()
+		if err == nil {
+			return c
+		}
+		t.Logf("attempt %d: %v", attempt, err)
+		for _, node := range c.Nodes {
+			node.kill()
+		}
+	}
+	t.Fatal("the cluster did not start")
+	return nil
+}
+
+func (c *Cluster) plan(n, attempt int) {
+	dir := c.t.TempDir()
+	var open []interface{ Close() error }
+	addr := func(udp bool) string {
+		for {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			open = append(open, l)
+			if !udp {
+				return l.Addr().String()
+			}
+			if p, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
+				open = append(open, p)
+				return l.Addr().String()
+			}
+		}
+	}
+	c.Nodes = nil
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		c.Nodes = append(c.Nodes, &Node{c: c, Name: name, MQTT: addr(false), Peer: addr(false), HTTP: addr(false),
+			Gossip: addr(true), dir: filepath.Join(dir, fmt.Sprint(attempt), name)})
+	}
+	for _, o := range open {
+		if err := o.Close(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *Cluster) ready() error {
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	for _, node := range c.Nodes {
+		if err := node.waitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end kills what runs, and shows logs if the test failed.
+func (c *Cluster) end() {
+	for _, node := range c.Nodes {
+		node.kill()
+		if !c.t.Failed() {
+			continue
+		}
+		b, err := os.ReadFile(node.logFile())
+		if err != nil {
+			c.t.Log(err)
+			continue
+		}
+		const most = 8 << 10
+		if len(b) > most {
+			b = b[len(b)-most:]
+		}
+		c.t.Logf("log of %s:\n%s", node.Name, b)
+	}
+}
+
+func (n *Node) logFile() string { return n.dir + ".log" }
+
+func (n *Node) args() []string {
+	args := []string{"serve", "--node", n.Name, "--data", n.dir, "--mqtt-addr", n.MQTT, "--peer-addr", n.Peer,
+		"--gossip-addr", n.Gossip, "--http-addr", n.HTTP, "--expect", fmt.Sprint(len(n.c.Nodes)), "--log-level", "debug"}
+	var join []string
+	for _, other := range n.c.Nodes {
+		if other != n {
+			join = append(join, other.Gossip)
+		}
+	}
+	if len(join) > 0 {
+		args = append(args, "--join", strings.Join(join, ","))
+	}
+	return append(args, n.c.flags...)
+}
+
+// start starts the process; it does not wait until it is ready.
+func (n *Node) start() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := os.MkdirAll(n.dir, 0o755); err != nil {
+		n.c.t.Fatal(err)
+	}
+	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	cmd := exec.Command(binary, n.args()...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		n.c.t.Fatal(err)
+	}
+	_ = log.Close() // the process has its own handle
+	exited := make(chan struct{})
+	n.cmd, n.exited = cmd, exited
+	go func() { // ends with the process, which end kills
+		defer close(exited)
+		_ = cmd.Wait() // how it ended is in its log
+	}()
+}
+
+func (n *Node) signal(s syscall.Signal) bool {
+	n.mu.Lock()
+	cmd := n.cmd
+	n.mu.Unlock()
+	if cmd == nil {
+		return false
+	}
+	err := cmd.Process.Signal(s)
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.c.t.Errorf("%s to %s: %v", s, n.Name, err)
+	}
+	return err == nil
+}
+
+// gone waits until the process has ended.
+func (n *Node) gone() {
+	n.mu.Lock()
+	exited := n.exited
+	n.mu.Unlock()
+	if exited == nil {
+		return
+	}
+	select {
+	case <-exited:
+	case <-time.After(patience):
+		n.c.t.Errorf("%s does not end", n.Name)
+		n.signal(syscall.SIGKILL)
+		<-exited
+	}
+	n.mu.Lock()
+	n.cmd, n.exited = nil, nil
+	n.mu.Unlock()
+}
+
+func (n *Node) kill() {
+	if n.signal(syscall.SIGKILL) {
+		n.gone()
+	}
+}
+
+// Kill9 kills the node as kill -9 does and waits until it is gone.
+func (n *Node) Kill9() {
+	n.c.Rec.Fault(n.Name, history.FaultKill)
+	n.kill()
+}
+
+// Pause stops the node's process where it is.
+func (n *Node) Pause() {
+	n.c.Rec.Fault(n.Name, history.FaultPause)
+	n.signal(syscall.SIGSTOP)
+}
+
+// Resume lets a paused node go on.
+func (n *Node) Resume() {
+	n.c.Rec.Fault(n.Name, history.FaultResume)
+	n.signal(syscall.SIGCONT)
+}
+
+// Stop ends the node in an orderly way and waits for it.
+func (n *Node) Stop() {
+	n.c.Rec.Fault(n.Name, history.FaultStop)
+	n.signal(syscall.SIGTERM)
+	n.gone()
+}
+
+// Start starts a node that is not running and waits until it is ready.
+func (n *Node) Start() {
+	n.c.Rec.Fault(n.Name, history.FaultStart)
+	n.start()
+	n.WaitReady()
+}
+
+// Restart is Stop and Start.
+func (n *Node) Restart() {
+	n.Stop()
+	n.Start()
+}
+
+// Running says whether the process is running.
+func (n *Node) Running() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd != nil
+}
+
+// WaitReady waits until the node says that it is ready.
+func (n *Node) WaitReady() {
+	n.c.t.Helper()
+	ctx, cancel := context.WithTimeout(n.c.t.Context(), patience)
+	defer cancel()
+	if err := n.waitReady(ctx); err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+func (n *Node) waitReady(ctx context.Context) error {
+	n.mu.Lock()
+	exited := n.exited
+	n.mu.Unlock()
+	var last error
+	for {
+		if last = n.get(ctx, "/readyz", nil); last == nil {
+			return nil
+		}
+		select {
+		case <-exited:
+			return fmt.Errorf("%s ended before it was ready", n.Name)
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w", n.Name, last)
+		case <-time.After(20 * time.Millisecond): // polling
+		}
+	}
+}
+
+// get fetches a page; a status other than 200 is an error with its text.
+func (n *Node) get(ctx context.Context, path string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if into != nil && resp.StatusCode == http.StatusOK {
+		return json.NewDecoder(resp.Body).Decode(into)
+	}
+	text := make([]byte, 500)
+	k, _ := resp.Body.Read(text) // only for the message
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s%s: %s: %s", n.Name, path, resp.Status, text[:k])
+	}
+	return nil
+}
+
+// Status is what these tests need of /api/v1/status.
+type Status struct {
+	Ready      bool `json:"ready"`
+	Partitions []struct {
+		ID     uint32 `json:"id"`
+		Leader string `json:"leader"`
+		Queued int    `json:"queued_messages"`
+	} `json:"partitions"`
+	Connections int `json:"connections"`
+}
+
+// Status asks the node.
+func (n *Node) Status() (s Status, err error) {
+	err = n.get(n.c.t.Context(), "/api/v1/status", &s)
+	return s, err
+}
+
+// Target is where clients connect to the node.
+func (n *Node) Target() client.Target { return client.Target{Node: n.Name, Addr: n.MQTT} }
+
+// Targets returns those of all nodes.
+func (c *Cluster) Targets() []client.Target {
+	var out []client.Target
+	for _, n := range c.Nodes {
+		out = append(out, n.Target())
+	}
+	return out
+}
+
+// Node returns a node by its name.
+func (c *Cluster) Node(name string) *Node {
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	c.t.Fatalf("no node %q", name)
+	return nil
+}
+
+// Repair starts every node that is not running and waits until all are ready.
+func (c *Cluster) Repair() {
+	c.t.Helper()
+	for _, n := range c.Nodes {
+		if !n.Running() {
+			c.Rec.Fault(n.Name, history.FaultStart)
+			n.start()
+		}
+	}
+	for _, n := range c.Nodes {
+		n.WaitReady()
+	}
+}
+
+// partitionOf is how the broker maps a client id to a partition, written once more: the
+// 64-bit FNV-1a hash with the finalizer of MurmurHash3, modulo the number of partitions.
+func partitionOf(key string, partitions uint32) uint32 {
+	h := uint64(14695981039346656037)
+	for i := range len(key) {
+		h = (h ^ uint64(key[i])) * 1099511628211
+	}
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	h ^= h >> 33
+	return uint32(h % uint64(partitions))
+}
+
+// ClientID returns a client id whose session's partition is led by a node, as another
+// running node sees it. It waits until that node leads one.
+func (c *Cluster) ClientID(prefix string, leader *Node) string {
+	c.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		leaders := c.leaders()
+		for i := range 1000 {
+			id := fmt.Sprintf("%s-%d", prefix, i)
+			if len(leaders) > 0 && leaders[partitionOf(id, uint32(len(leaders)))] == leader.Name {
+				return id
+			}
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s leads no partition", leader.Name)
+		}
+		time.Sleep(100 * time.Millisecond) // polling
+	}
+}
+
+// leaders returns each partition's leader, or nil while not all have one on which all
+// running nodes agree.
+func (c *Cluster) leaders() map[uint32]string {
+	var agreed map[uint32]string
+	for _, n := range c.Nodes {
+		if !n.Running() {
+			continue
+		}
+		s, err := n.Status()
+		if err != nil || len(s.Partitions) == 0 {
+			return nil
+		}
+		seen := map[uint32]string{}
+		for _, p := range s.Partitions {
+			if p.Leader == "" || agreed != nil && agreed[p.ID] != p.Leader {
+				return nil
+			}
+			seen[p.ID] = p.Leader
+		}
+		agreed = seen
+	}
+	return agreed
+}
