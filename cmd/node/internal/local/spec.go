@@ -101,33 +101,46 @@ type PortInUseError struct {
 }
 
 func (e *PortInUseError) Error() string {
-	return fmt.Sprintf("cannot listen at %s (%s of node %s): %v; nothing was started", e.Addr, e.Setting, e.Node, e.Err)
+	return fmt.Sprintf("cannot listen at %s (%s of node %s): %v", e.Addr, e.Setting, e.Node, e.Err)
 }
 
 func (e *PortInUseError) Unwrap() error { return e.Err }
 
-// CheckPorts finds out whether all addresses are free, before anything is started.
+// errNothingStarted ends what CheckPorts reports.
+var errNothingStarted = errors.New("nothing was started; end what listens there, or choose other ports")
+
+// CheckPorts finds out whether all addresses are free, before anything is
+// started. Its error contains a *PortInUseError for each that is not.
 func CheckPorts(specs []Spec) error {
 	var errs []error
 	for _, s := range specs {
 		for _, a := range []struct{ setting, addr string }{
 			{"mqtt-addr", s.MQTTAddr}, {"http-addr", s.HTTPAddr}, {"peer-addr", s.PeerAddr}, {"gossip-addr", s.GossipAddr},
 		} {
-			l, err := net.Listen("tcp", a.addr)
-			if err != nil {
+			if err := checkPort(a.addr, a.setting == "gossip-addr"); err != nil {
 				errs = append(errs, &PortInUseError{s.Name, a.setting, a.addr, err})
-				continue
 			}
-			l.Close()
 		}
-		u, err := net.ListenPacket("udp", s.GossipAddr)
-		if err != nil {
-			errs = append(errs, &PortInUseError{s.Name, "gossip-addr", s.GossipAddr, err})
-			continue
-		}
-		u.Close()
 	}
-	return errors.Join(errs...)
+	if len(errs) == 0 {
+		return nil
+	}
+	return errors.Join(append(errs, errNothingStarted)...)
+}
+
+func checkPort(addr string, udp bool) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	if err := l.Close(); err != nil || !udp {
+		return err
+	}
+	u, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	return u.Close()
 }
 
 // Setting is one more line of the nodes' configuration files.
