@@ -141,10 +141,7 @@ func (m *Machine) leave(sl *slot, lost bool, afterClose uint64) {
 		return
 	}
 	if s.expiry != neverExpires {
-		s.expiresAt = after(m.time, int64(s.expiry)*1000)
-		if s.willAt > s.expiresAt {
-			s.willAt = s.expiresAt
-		}
+		s.expiresAt = after(m.time, int64(s.expiry)*1000) // takes a will along, if it comes first
 	}
 	m.retime(sl)
 }

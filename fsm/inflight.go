@@ -9,14 +9,13 @@ type flight struct {
 	q        *queued // nil once pubrec
 	epoch    uint64  // connection that it was first sent on
 	sent     uint64  // connection that its PUBLISH was last sent on
-	at       int     // position in order, plus base; never read from a frozen session
+	at       int     // position in order; never read from a frozen session
 }
 
 // inflight holds a session's outgoing flows by packet id and in delivery order.
 type inflight struct {
 	order []*flight // nil where a flow has ended
 	head  int       // everything before it has ended
-	base  int       // at of order[0]
 	// byID is never read from a frozen session.
 	byID map[uint16]*flight
 }
@@ -30,7 +29,7 @@ func (f *inflight) add(x *flight) {
 	if len(f.order) == cap(f.order) && len(f.order) >= 2*len(f.byID) {
 		f.compact()
 	}
-	x.at = f.base + len(f.order)
+	x.at = len(f.order)
 	f.order = append(f.order, x)
 	f.byID[x.packetID] = x
 }
@@ -46,18 +45,17 @@ func (f *inflight) find(id uint32) *flight {
 // replace puts the next step of a flow in the place of the one before.
 func (f *inflight) replace(old, x *flight) {
 	x.at = old.at
-	f.order[x.at-f.base] = x
+	f.order[x.at] = x
 	f.byID[x.packetID] = x
 }
 
 func (f *inflight) remove(x *flight) {
-	f.order[x.at-f.base] = nil
+	f.order[x.at] = nil
 	delete(f.byID, x.packetID)
 	for f.head < len(f.order) && f.order[f.head] == nil {
 		f.head++
 	}
 	if f.head == len(f.order) {
-		f.base += f.head
 		f.order, f.head = f.order[:0], 0
 	}
 }
@@ -72,7 +70,7 @@ func (f *inflight) compact() {
 		}
 	}
 	clear(f.order[len(kept):])
-	f.order, f.head, f.base = kept, 0, 0
+	f.order, f.head = kept, 0
 	for i, x := range f.order {
 		x.at = i
 	}

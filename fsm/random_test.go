@@ -15,7 +15,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run the random tests with this seed only")
-	seedsFlag = flag.Uint64("seeds", 150, "number of seeds of the random tests")
+	seedsFlag = flag.Uint64("seeds", 100, "number of seeds of the random tests")
 )
 
 func seeds(t *testing.T, run func(t *testing.T, seed uint64)) {
