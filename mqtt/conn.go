@@ -43,9 +43,10 @@ type conn struct {
 	readable sync.Cond // on mu; the reader waits here for the gate to open
 
 	// All below is owned by mu, with the exceptions said.
-	phase   phase
-	session flow.Session // from Cluster.Connect; Epoch 0: none (yet)
-	// ephemeral is session.Ephemeral. Fixed before the first subscription.
+	phase phase
+	epoch uint64 // of the session that Connect brought; 0: none (yet)
+	// ephemeral: the session ends with the connection. Fixed before the first
+	// subscription.
 	ephemeral bool
 	reading   bool // the reader may still ask something of the cluster
 	flushing  bool // a flusher runs, or is about to

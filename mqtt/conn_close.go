@@ -155,7 +155,7 @@ func (c *conn) settle() {
 	acks := c.takeAcks()
 	closers := c.closers
 	c.closers = nil
-	epoch, ending := c.session.Epoch, c.ending
+	epoch, ending := c.epoch, c.ending
 	c.mu.Unlock()
 
 	if epoch != 0 {

@@ -28,6 +28,7 @@ func (c *conn) handleConnect(p *packet.Connect) error {
 	c.expiry = ask.Expiry
 	c.asked++
 	c.mu.Unlock()
+	c.srv.departing.Add(1)
 	c.srv.clients.asking(c.client.ID)
 	assigned := p.ClientID == ""
 	c.srv.cluster.Connect(ask, func(s flow.Session, err error) { c.connected(p, assigned, s, err) })
@@ -133,6 +134,8 @@ func (c *conn) connected(p *packet.Connect, assigned bool, s flow.Session, err e
 		c.asked--
 		c.mu.Unlock()
 		c.end(refusal(err))
+		c.settle() // if it was closing before
+		c.srv.departing.Done()
 		return
 	}
 	c.srv.metrics.Sessions.Add(1)

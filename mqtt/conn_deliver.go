@@ -24,6 +24,9 @@ func (c *conn) accept(subs []subscriber, f *fanout, full bool, ids []uint32) []u
 	}
 	x.deadline = f.deadline
 	c.mu.Lock()
+	if !f.shared {
+		f = nil
+	}
 	if c.phase == phaseOpen {
 		c.put(x, f)
 	}

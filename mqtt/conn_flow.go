@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"errors"
+
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
 )
@@ -171,11 +173,14 @@ func (c *conn) readBatchDone() {
 		return
 	}
 	acks := c.takeAcks()
-	epoch := c.session.Epoch
+	epoch := c.epoch
 	c.mu.Unlock()
 	var done func(error)
 	if len(recs) > 0 {
 		done = func(err error) {
+			if err != nil && !errors.Is(err, flow.ErrFenced) {
+				err = flow.ErrUnavailable // there is no other way to say no to a PUBREC
+			}
 			c.complete(0, err, func(packet.ReasonCode) { c.pubrel(first, recs) })
 		}
 	}
@@ -204,7 +209,7 @@ func (c *conn) flushAcks() {
 	if c.phase == phaseOpen { // settle has the rest
 		acks = c.takeAcks()
 	}
-	epoch := c.session.Epoch
+	epoch := c.epoch
 	c.mu.Unlock()
 	if len(acks) > 0 {
 		c.srv.cluster.Ack(c.client.ID, epoch, acks, nil)

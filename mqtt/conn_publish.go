@@ -237,7 +237,7 @@ func (c *conn) receive(in *inbound, id uint16, m *flow.Message) error {
 	n := in.pubrecs.add(id)
 	c.ask(size)
 	c.mu.Unlock()
-	c.srv.cluster.Receive(c.client.ID, c.session.Epoch, id, m, func(matched bool, err error) {
+	c.srv.cluster.Receive(c.client.ID, c.epoch, id, m, func(matched bool, err error) {
 		c.complete(size, err, func(code packet.ReasonCode) {
 			if code == packet.Success && !matched {
 				code = packet.NoMatchingSubscribers
@@ -305,7 +305,7 @@ func (c *conn) handlePubrel(a *packet.Ack) {
 	n := in.pubcomps.add(a.PacketID)
 	c.ask(0)
 	c.mu.Unlock()
-	c.srv.cluster.Release(c.client.ID, c.session.Epoch, a.PacketID, func(err error) {
+	c.srv.cluster.Release(c.client.ID, c.epoch, a.PacketID, func(err error) {
 		c.complete(0, err, func(code packet.ReasonCode) { c.pubcomp(in, n, code) })
 	})
 }

@@ -20,9 +20,12 @@ func (c *conn) send(p packet.Packet) { c.sendVersion(p, c.opts.version) }
 func (c *conn) sendVersion(p packet.Packet, version byte) {
 	b := c.batch()
 	// Few packets are larger than this; then append moves the tail out of its chunk.
-	n := b.grown(p.AppendTo(b.room(64), version))
+	tail, _ := packet.AppendLimited(b.room(64), p, version, c.opts.maxPacket)
+	n := b.grown(tail)
 	c.outBytes += n
-	c.srv.metrics.PacketsSent[p.Type()].Add(1)
+	if n > 0 { // not for what the version cannot express, or the client cannot take
+		c.srv.metrics.PacketsSent[p.Type()].Add(1)
+	}
 }
 
 // sendAck appends an acknowledgement.

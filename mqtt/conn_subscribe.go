@@ -99,7 +99,7 @@ func (c *conn) handleSubscribe(p *packet.Subscribe) error {
 	if c.ephemeral {
 		return nil
 	}
-	c.srv.cluster.Subscribe(c.client.ID, c.session.Epoch, subs, func(answers []flow.Subscribed, err error) {
+	c.srv.cluster.Subscribe(c.client.ID, c.epoch, subs, func(answers []flow.Subscribed, err error) {
 		s.answers, s.err = answers, err
 		c.opAnswered(op)
 	})
@@ -303,7 +303,7 @@ func (c *conn) handleUnsubscribe(p *packet.Unsubscribe) error {
 	if c.ephemeral {
 		return nil
 	}
-	c.srv.cluster.Unsubscribe(c.client.ID, c.session.Epoch, u.filters, func(existed []bool, err error) {
+	c.srv.cluster.Unsubscribe(c.client.ID, c.epoch, u.filters, func(existed []bool, err error) {
 		u.existed, u.err = existed, err
 		c.opAnswered(op)
 	})

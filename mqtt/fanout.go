@@ -30,6 +30,7 @@ func remaining(deadline, now int64) uint32 {
 // nothing but packet identifier and DUP. It is for one goroutine.
 type fanout struct {
 	m        *flow.Message
+	shared   bool  // there are several receivers, so that encoding once pays
 	now      int64 // on Server.now
 	deadline int64
 	encoded  [2][3][2]encoded // MQTT 5, QoS, retain

@@ -45,6 +45,7 @@ func (s *Server) Route(m *flow.Message, reliable bool) {
 	r := routePool.Get().(*route)
 	r.fan.reset(m, s.now())
 	s.subs.match(m.Topic, &r.matches)
+	r.fan.shared = len(r.single)+len(r.multi) > 1
 	for i := range r.single {
 		sub := r.single[i : i+1]
 		r.ids = sub[0].c.accept(sub, &r.fan, reliable, r.ids[:0])
@@ -127,7 +128,7 @@ func (s *Server) Owned(keep func(clientID string) bool, fn func(clientID string,
 			return
 		}
 		c.mu.Lock()
-		epoch, live := c.session.Epoch, c.phase == phaseAttaching || c.phase == phaseOpen
+		epoch, live := c.epoch, c.phase == phaseAttaching || c.phase == phaseOpen
 		c.mu.Unlock()
 		if live {
 			fn(c.client.ID, epoch)

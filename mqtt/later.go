@@ -11,7 +11,7 @@ type later struct {
 	mu      sync.Mutex
 	queue   []func()
 	running bool
-	idle    sync.WaitGroup // counts the goroutine
+	busy    tally // 1 while the goroutine runs
 }
 
 func (l *later) do(fn func()) {
@@ -20,7 +20,8 @@ func (l *later) do(fn func()) {
 	l.queue = append(l.queue, fn)
 	if !l.running {
 		l.running = true
-		l.idle.Go(l.run)
+		l.busy.Add(1)
+		go l.run()
 	}
 }
 
@@ -37,6 +38,7 @@ func (l *later) run() {
 		l.mu.Lock()
 	}
 	l.running = false
+	l.busy.Done()
 }
 
 // ackDelay is how long acknowledgements of persistent sessions are gathered.

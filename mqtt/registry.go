@@ -109,7 +109,6 @@ func (r *registry) adopt(c *conn, session flow.Session) (fenced bool) {
 	delete(p.early, session.Epoch)
 	p.conns = append(p.conns, c)
 	s.answered(c.client.ID, p)
-	c.srv.departing.Add(1)
 	c.adopt(session, early)
 	return fenced
 }
@@ -118,8 +117,7 @@ func (r *registry) adopt(c *conn, session flow.Session) (fenced bool) {
 func (c *conn) adopt(session flow.Session, early []delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session, c.ephemeral = session, session.Ephemeral
-	c.session.Subscriptions = nil // they are in the tree soon
+	c.epoch, c.ephemeral = session.Epoch, session.Ephemeral
 	if c.phase == phaseConnecting {
 		c.phase = phaseAttaching
 		for _, d := range early {
@@ -158,7 +156,7 @@ func (p *presence) find(epoch uint64) *conn {
 		return nil
 	}
 	for _, c := range p.conns {
-		if c.session.Epoch == epoch { // written under the shard's lock
+		if c.epoch == epoch { // written under the shard's lock
 			return c
 		}
 	}
@@ -199,7 +197,7 @@ func (r *registry) closing(clientID string, epoch uint64) (cs []*conn) {
 		return nil
 	}
 	for _, c := range p.conns {
-		if c.session.Epoch <= epoch {
+		if c.epoch <= epoch {
 			cs = append(cs, c)
 		}
 	}

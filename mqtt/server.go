@@ -45,7 +45,7 @@ type Server struct {
 	subs      subscriptions
 	later     later
 	ackers    ackers
-	departing tally // sessions whose Disconnect is not answered
+	departing tally // Connects whose Disconnect is not answered
 	sockets   socketSet
 	tasks     sync.WaitGroup // sockets, flushers and the timekeeper
 
@@ -196,7 +196,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	go func() { // ends when all tasks have, which ctx does not wait for
 		s.tasks.Wait()
 		<-s.departing.idle()
-		s.later.idle.Wait()
+		<-s.later.busy.idle()
 		close(done)
 	}()
 	select {

@@ -30,6 +30,7 @@ type socket struct {
 	writing atomic.Int64
 
 	in     readBuffer // owned by the reader
+	waited bool       // at the gate; owned by the reader
 	pings  int        // of what is in the buffer, answered already; owned by the reader
 	broken bool       // writing failed; owned by the flusher
 

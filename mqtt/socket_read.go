@@ -39,10 +39,20 @@ func (k *socket) readPackets() {
 			return
 		}
 		// Nothing more is read while the gate is shut: that is what pushes back.
-		if !k.c.passGate(k.blocked) {
+		if !k.passGate() {
 			return
 		}
 	}
+}
+
+// passGate waits until the next packet may be handled; false: there will be none.
+func (k *socket) passGate() bool {
+	ok := k.c.passGate(k.blocked)
+	if k.waited {
+		k.waited = false
+		k.touch()
+	}
+	return ok
 }
 
 // handleAll handles the packets in the buffer. need is the size of the packet that is
@@ -63,7 +73,7 @@ func (k *socket) handleAll() (need int, err error) {
 		case len(k.in.data) < start+length:
 			return start + length, nil
 		}
-		if !k.c.passGate(k.blocked) {
+		if !k.passGate() {
 			return 0, nil
 		}
 		if k.pings > 0 && packet.Type(header>>4) == packet.TypePingreq {
@@ -79,11 +89,10 @@ func (k *socket) handleAll() (need int, err error) {
 // blocked is called before the reader waits at the gate. While it waits the client is
 // not to blame for silence, and the PINGREQs that are read already are answered.
 func (k *socket) blocked() {
+	k.waited = true // passGate sets the next deadline
 	k.c.readBatchDone()
 	if k.patience.Load() < 0 {
 		k.deadline.Store(k.srv.now() + k.srv.limits.SessionTimeout.Milliseconds())
-		// established may have come between the two lines above; it touches last.
-		k.touch()
 		return
 	}
 	k.deadline.Store(0)
