@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -405,24 +406,58 @@ func partitionOf(key string, partitions uint32) uint32 {
 	return uint32(h % uint64(partitions))
 }
 
-// ClientID returns a client id whose session's partition is led by a node, as another
-// running node sees it. It waits until that node leads one.
-func (c *Cluster) ClientID(prefix string, leader *Node) string {
+// ClientID returns a client id whose session's partition is led by a node that suits.
+func (c *Cluster) ClientID(prefix string, suits func(leader *Node) bool) string {
 	c.t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
 		leaders := c.leaders()
-		for i := range 1000 {
+		for i := range 200 {
 			id := fmt.Sprintf("%s-%d", prefix, i)
-			if len(leaders) > 0 && leaders[partitionOf(id, uint32(len(leaders)))] == leader.Name {
+			if len(leaders) > 0 && suits(c.Node(leaders[partitionOf(id, uint32(len(leaders)))])) {
 				return id
 			}
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("%s leads no partition", leader.Name)
+			c.t.Fatalf("no partition has a leader that suits: %v", leaders)
 		}
-		time.Sleep(100 * time.Millisecond) // polling
+		time.Sleep(50 * time.Millisecond) // polling
 	}
+}
+
+// Leader returns the node that leads most partitions.
+func (c *Cluster) Leader() *Node {
+	c.t.Helper()
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		count := map[string]int{}
+		for _, name := range c.leaders() {
+			count[name]++
+		}
+		var most *Node
+		for _, n := range c.Nodes {
+			if count[n.Name] > 0 && (most == nil || count[n.Name] > count[most.Name]) {
+				most = n
+			}
+		}
+		if most != nil {
+			return most
+		}
+		time.Sleep(50 * time.Millisecond) // polling
+	}
+	c.t.Fatal("not every partition has a leader")
+	return nil
+}
+
+// Others returns all nodes but some.
+func (c *Cluster) Others(not ...*Node) []*Node {
+	var out []*Node
+	for _, n := range c.Nodes {
+		if !slices.Contains(not, n) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // leaders returns each partition's leader, or nil while not all have one on which all
