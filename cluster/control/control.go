@@ -10,15 +10,18 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/flotilla-mqtt/flotilla/proto/ctlpb"
 )
 
 // Control is this node's part of the control group.
 type Control struct {
-	opt Options
-	log *slog.Logger
-	svc *service
+	opt   Options
+	log   *slog.Logger
+	svc   *service
+	clock clock
 
 	state    atomic.Pointer[State] // published by raft's FSM goroutine
 	watchers watchers
@@ -54,6 +57,7 @@ func Open(opt Options) (*Control, error) {
 		leaderCh: make(chan bool, 16),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.clock.read = opt.Boottime
 	c.state.Store(&State{})
 	c.holder = newHolder(c)
 	c.suspects.at = make(map[string]time.Duration)
@@ -172,6 +176,14 @@ func (c *Control) Suspect(node string) {
 		if !c.goFunc(c.hurry) {
 			c.hurried.Store(false)
 		}
+	}
+}
+
+// unreachable suspects a node whose connection broke, or that refuses one. A
+// call that ran out of time says nothing: the node may be slow.
+func (c *Control) unreachable(node string, err error) {
+	if status.Code(err) == codes.Unavailable && node != c.opt.Node {
+		c.Suspect(node)
 	}
 }
 

@@ -79,16 +79,11 @@ func (c *Control) lead(ctx context.Context) {
 		c: c, term: term, since: c.opt.Boottime(), done: ctx.Done(),
 		kick: make(chan struct{}, 1), grantees: make(map[uint64]*grantee),
 	}
-	// Rule 4: what earlier leaders committed is applied here before anything is
-	// granted. The term is the same before and after, so it was ours meanwhile.
-	if err := r.Barrier(0).Error(); err != nil || r.CurrentTerm() != term || r.State() != raft.Leader {
-		return
-	}
-	if c.State().ClusterID == "" && !c.foundCluster() {
-		return
-	}
-	if ctx.Err() != nil {
-		return
+	for !l.caughtUp() {
+		// A transfer of the leadership that fails may have been in the way.
+		if r.State() != raft.Leader || !c.pause(barrierRetry, ctx.Done()) || ctx.Err() != nil {
+			return
+		}
 	}
 	for _, id := range c.State().LiveGateways() {
 		l.grantees[id] = &grantee{seen: l.since - maxSuspicion}
@@ -110,6 +105,23 @@ func (c *Control) lead(ctx context.Context) {
 		}
 	}
 }
+
+// caughtUp applies here what earlier leaders committed (rule 4), and founds the
+// cluster if that is still to be done. The term is the same before and after, so
+// it was ours meanwhile.
+func (l *leadership) caughtUp() bool {
+	r := l.c.raft.Load()
+	if err := r.Barrier(0).Error(); err != nil {
+		return false
+	}
+	if l.c.State().ClusterID == "" && !l.c.foundCluster() {
+		return false
+	}
+	return r.CurrentTerm() == l.term && r.State() == raft.Leader
+}
+
+// barrierRetry is how soon a leader that could not catch up tries again.
+const barrierRetry = 20 * time.Millisecond
 
 // foundCluster commits the founding that this node has promised.
 func (c *Control) foundCluster() bool {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -31,7 +33,10 @@ func newNetwork() *network {
 	}
 }
 
-var errCut = errors.New("test network: unreachable")
+var (
+	errCut  = errors.New("test network: no answer")
+	errGone = status.Error(codes.Unavailable, "test network: connection refused")
+)
 
 // port is one process's end of the network: a raft transport, a server and a
 // way to the other nodes.
@@ -100,7 +105,7 @@ func (n *network) hold(from, to string) {
 }
 
 // pass carries one message from p to a node. It returns the node's process.
-func (p *port) pass(to string, timeout <-chan time.Time) (*port, error) {
+func (p *port) pass(to string, timeout <-chan struct{}) (*port, error) {
 	n := p.net
 	n.mu.Lock()
 	hold, d := n.holds[[2]string{p.node, to}], n.delay()
@@ -114,13 +119,15 @@ func (p *port) pass(to string, timeout <-chan time.Time) (*port, error) {
 	}
 	time.Sleep(d)
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	q := n.seats[to]
+	q, mine := n.seats[to], n.seats[p.node] == p && !p.gone()
+	cut := n.cut[[2]string{p.node, to}]
+	n.mu.Unlock()
 	switch {
-	case q == nil || q.gone() || n.cut[[2]string{p.node, to}]:
+	case cut || !mine: // it vanishes, and nobody says so
+		<-timeout
 		return nil, errCut
-	case n.seats[p.node] != p || p.gone():
-		return nil, errCut
+	case q == nil || q.gone(): // connection refused, or reset
+		return nil, errGone
 	}
 	return q, nil
 }
@@ -136,9 +143,9 @@ func (p *port) gone() bool {
 
 // call carries a raft RPC there and its answer back.
 func (p *port) call(id raft.ServerID, cmd any, r io.Reader, limit time.Duration) (any, error) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	q, err := p.pass(nodeOf(id), timer.C)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	q, err := p.pass(nodeOf(id), ctx.Done())
 	if err != nil {
 		return nil, err
 	}
@@ -157,8 +164,8 @@ func (p *port) call(id raft.ServerID, cmd any, r io.Reader, limit time.Duration)
 	select {
 	case q.consumer <- raft.RPC{Command: cmd, Reader: r, RespChan: resp}:
 	case <-q.done:
-		return nil, errCut
-	case <-timer.C:
+		return nil, errGone
+	case <-ctx.Done():
 		return nil, errCut
 	}
 	select {
@@ -166,13 +173,13 @@ func (p *port) call(id raft.ServerID, cmd any, r io.Reader, limit time.Duration)
 		if a.Error != nil {
 			return nil, a.Error
 		}
-		if _, err := q.pass(p.node, timer.C); err != nil {
+		if _, err := q.pass(p.node, ctx.Done()); err != nil {
 			return nil, err
 		}
 		return a.Response, nil
 	case <-q.done:
-		return nil, errCut
-	case <-timer.C:
+		return nil, errGone
+	case <-ctx.Done():
 		return nil, errCut
 	}
 }
@@ -243,10 +250,7 @@ type conn struct {
 func (p *port) conn(node string) (grpc.ClientConnInterface, error) { return conn{p, node}, nil }
 
 func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
-	limit := make(chan time.Time)
-	stop := context.AfterFunc(ctx, func() { close(limit) })
-	defer stop()
-	q, err := c.p.pass(c.to, limit)
+	q, err := c.p.pass(c.to, ctx.Done())
 	if err != nil {
 		return err
 	}
@@ -270,7 +274,7 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...g
 			return nil
 		}, nil)
 		if err == nil {
-			_, err = q.pass(c.p.node, limit)
+			_, err = q.pass(c.p.node, ctx.Done())
 		}
 		got <- answer{rep, err}
 	}()
@@ -281,7 +285,7 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, _ ...g
 		}
 		return a.err
 	case <-q.done:
-		return errCut
+		return errGone
 	case <-ctx.Done():
 		return ctx.Err()
 	}

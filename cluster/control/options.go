@@ -99,8 +99,9 @@ type Options struct {
 	Knows func() uint64
 	// OnLease is told when the lease begins and when it ends. OnClosed is told
 	// that the cluster has ended our incarnation: the node must drop all its
-	// clients and then start a new one. Both are called from one goroutine, in
-	// order; the lease goes on being renewed meanwhile.
+	// clients and then start a new one; it may come before StartIncarnation has
+	// returned that gateway. Both are called from one goroutine, in order; Close
+	// waits for them.
 	OnLease  func(valid bool)
 	OnClosed func(gateway uint64)
 

@@ -67,8 +67,6 @@ func (l *leadership) rounds() {
 // ours.
 func (l *leadership) confirmed() bool {
 	c := l.c
-	ctx, cancel := context.WithTimeout(c.ctx, c.opt.LeaseTTL/3)
-	defer cancel()
 	voters := c.voters()
 	answers := make(chan bool, len(voters))
 	need, have, left := len(voters)/2+1, 0, 0
@@ -80,32 +78,35 @@ func (l *leadership) confirmed() bool {
 			continue
 		}
 		left++
-		if !c.goFunc(func() { answers <- c.askTerm(ctx, v.ID) == l.term }) {
+		if !c.goFunc(func() { answers <- c.askTerm(v.ID) == l.term }) {
 			return false
 		}
 	}
 	for have < need && left > 0 {
-		select {
-		case yes := <-answers:
-			left--
-			if yes {
-				have++
-			}
-		case <-ctx.Done():
-			return false
+		left--
+		if <-answers {
+			have++
 		}
 	}
 	return len(voters) > 0 && have >= need
 }
 
 // askTerm asks one voter for its term; 0: no answer, or from another replica.
-func (c *Control) askTerm(ctx context.Context, id raft.ServerID) uint64 {
+// Its time is its own, although a quorum may come without it: so a node that
+// refuses connections is found out.
+func (c *Control) askTerm(id raft.ServerID) uint64 {
+	ctx, cancel := context.WithTimeout(c.ctx, c.opt.LeaseTTL/3)
+	defer cancel()
 	conn, err := c.opt.Conn(nodeOf(id))
 	if err != nil {
 		return 0
 	}
 	rep, err := ctlpb.NewControlClient(conn).Confirm(ctx, &ctlpb.ConfirmRequest{})
-	if err != nil || rep.ServerId != string(id) {
+	if err != nil {
+		c.unreachable(nodeOf(id), err)
+		return 0
+	}
+	if rep.ServerId != string(id) {
 		return 0
 	}
 	return rep.Term
