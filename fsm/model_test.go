@@ -51,6 +51,7 @@ type mSession struct {
 	lastSeq        uint64
 	holds          []*mHold
 	lastHold       uint64
+	answered       []mQueued
 	dropped        uint64
 }
 
@@ -679,6 +680,7 @@ func (m *model) answer(s *mSession, op *logpb.RetainedAnswer) {
 		if q.qos == 0 {
 			m.push(s, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: q.msg})
 		} else {
+			s.answered = append(s.answered, q)
 			m.enqueue(s, q)
 		}
 	}
@@ -721,6 +723,9 @@ func (m *model) deliver(msg *logpb.Message) (full bool) {
 		}
 		for _, q := range copies {
 			if q.qos == 0 {
+				continue
+			}
+			if slices.ContainsFunc(s.answered, func(a mQueued) bool { return msg.Retain && idOf(a.msg) == idOf(msg) && a.qos >= q.qos }) {
 				continue
 			}
 			if msg.HasExpiry && msg.Expiry <= m.time {

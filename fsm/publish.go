@@ -159,6 +159,7 @@ func (m *Machine) enqueue(sl *slot, q *queued) bool {
 	s := m.edit(sl)
 	h := s.holdFor(q.msg.pb.Topic)
 	switch {
+	case s.hasAnswered(q):
 	case m.expired(&q.msg.pb):
 		m.countDrop(s, s.class(), Expired, 1) // [MQTT-3.3.2-5]
 	case h == nil:

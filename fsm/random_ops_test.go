@@ -74,7 +74,7 @@ func (d *driver) randomOp() *logpb.LaneOp {
 	case n < 20:
 		body = d.connect()
 	case n < 45:
-		p := &logpb.Publish{Message: d.message(), Deliver: !d.chance(6), Store: d.chance(4)}
+		p := &logpb.Publish{Message: d.liveCopy(), Deliver: !d.chance(6), Store: d.chance(4)}
 		if d.chance(4) {
 			source = 1
 			if d.chance(6) {
@@ -189,6 +189,17 @@ func (d *driver) answer(id string, epoch uint64, s *mSession) *logpb.RetainedAns
 		op.Messages = append(op.Messages, d.message())
 	}
 	return op
+}
+
+// liveCopy is a new message, or one that a retained answer has brought before its
+// live copy.
+func (d *driver) liveCopy() *logpb.Message {
+	s := d.model.sessions[d.client()]
+	if s == nil || len(s.answered) == 0 || !d.chance(4) {
+		return d.message()
+	}
+	a := s.answered[d.rng.IntN(len(s.answered))].msg
+	return &logpb.Message{IdSource: a.IdSource, IdSeq: a.IdSeq, Topic: a.Topic, Payload: a.Payload, Qos: uint32(d.rng.IntN(3)), Retain: !d.chance(5)}
 }
 
 // acks acknowledges some of what is in flight, and some nonsense.

@@ -27,6 +27,9 @@ func (r *recordReader) session(body []byte) error {
 		lastPacketID: uint16(p.LastPacketId), lastDelivery: p.LastDelivery, pushed: p.Pushed,
 		lastHold: p.LastHold, dropped: p.Dropped,
 	}
+	for _, a := range p.Answered {
+		s.answered = append(s.answered, answered{messageID{a.IdSource, a.IdSeq}, a.Qos})
+	}
 	sl := m.addSlot(s)
 	for _, o := range p.Previous {
 		s.previous = append(s.previous, previous{o.Gateway, o.Epoch})
@@ -49,7 +52,7 @@ func (r *recordReader) session(body []byte) error {
 
 func (r *recordReader) checkSession(p *logpb.SessionState) error {
 	bad := p.ClientId == "" || p.ClientId <= r.lastID || p.LastPacketId > maxPacketIDs ||
-		p.Pushed > p.LastDelivery || p.Epoch > r.m.lastEpoch ||
+		p.Pushed > p.LastDelivery || len(p.Answered) > maxAnswered || p.Epoch > r.m.lastEpoch ||
 		p.Will != nil && checkMessage(p.Will.Message) != nil ||
 		p.Ephemeral && p.Owner == 0 && len(p.Previous) == 0
 	for i, sub := range p.Subscriptions {

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"container/heap"
+	"slices"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/topic"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
@@ -145,5 +146,17 @@ func (m *Machine) enqueueRetained(sl *slot, h *hold, pb *logpb.Message) {
 		m.push(sl, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: &q.msg.pb})
 		return
 	}
+	s.answered = append(s.answered, answered{idOf(pb), q.qos})
+	if len(s.answered) > maxAnswered {
+		s.answered = slices.Delete(s.answered, 0, 1)
+	}
 	m.enqueueNow(sl, q)
+}
+
+// hasAnswered: the live message has come as a retained one already, at no lower
+// QoS. It is not sent twice.
+func (s *session) hasAnswered(q *queued) bool {
+	return q.msg.pb.Retain && slices.ContainsFunc(s.answered, func(a answered) bool {
+		return a.id == idOf(&q.msg.pb) && a.id != messageID{} && a.qos >= q.qos
+	})
 }

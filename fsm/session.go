@@ -56,6 +56,7 @@ type session struct {
 
 	holds    []*hold // by id
 	lastHold uint64
+	answered []answered // the newest last
 
 	dropped uint64 // messages, for limits
 }
@@ -67,6 +68,17 @@ type inbound struct {
 	msg     *message // nil once released
 	waiting uint64   // outbox number that must be stored; 0: not released
 }
+
+// answered is a retained message that a subscription brought, and its QoS. The
+// live copy of the same message may still be on its way here: a lane of its
+// publisher may be slower than the answer.
+type answered struct {
+	id  messageID
+	qos uint32
+}
+
+// maxAnswered bounds how many the session remembers.
+const maxAnswered = 128
 
 // hold makes live messages wait for the retained ones of a new subscription,
 // which come first.
@@ -116,6 +128,7 @@ func (s *session) clone(gen uint64) *session {
 	c.queue = s.queue.clone()
 	c.inflight = s.inflight.clone()
 	c.inbound = maps.Clone(s.inbound)
+	c.answered = slices.Clone(s.answered)
 	c.holds = nil
 	for _, h := range s.holds {
 		c.holds = append(c.holds, &hold{h.id, slices.Clone(h.filters), slices.Clone(h.held)})

@@ -181,6 +181,9 @@ func (w *recordWriter) session(s *session) {
 			PacketId: uint32(id), Message: w.number(in.msg), Waiting: in.waiting,
 		})
 	}
+	for _, a := range s.answered {
+		r.Answered = append(r.Answered, &logpb.AnsweredMessage{IdSource: a.id.source, IdSeq: a.id.seq, Qos: a.qos})
+	}
 	for _, h := range s.holds {
 		p := &logpb.Hold{Id: h.id, Filters: h.filters}
 		for _, q := range h.held {

@@ -2986,7 +2986,10 @@ type SessionState struct {
 	Dropped        uint64                 `protobuf:"varint,23,opt,name=dropped,proto3" json:"dropped,omitempty"` // for limits
 	// pushed is the last delivery that was sent on the current connection; with a
 	// smaller Receive Maximum than before, not all of inflight can go at once.
-	Pushed        uint64 `protobuf:"varint,24,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	Pushed uint64 `protobuf:"varint,24,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	// answered: the last retained messages that a subscription brought; a live copy
+	// that comes later is not delivered again.
+	Answered      []*AnsweredMessage `protobuf:"bytes,25,rep,name=answered,proto3" json:"answered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3189,6 +3192,73 @@ func (x *SessionState) GetPushed() uint64 {
 	return 0
 }
 
+func (x *SessionState) GetAnswered() []*AnsweredMessage {
+	if x != nil {
+		return x.Answered
+	}
+	return nil
+}
+
+type AnsweredMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	IdSource      uint64                 `protobuf:"varint,1,opt,name=id_source,json=idSource,proto3" json:"id_source,omitempty"`
+	IdSeq         uint64                 `protobuf:"varint,2,opt,name=id_seq,json=idSeq,proto3" json:"id_seq,omitempty"`
+	Qos           uint32                 `protobuf:"varint,3,opt,name=qos,proto3" json:"qos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnsweredMessage) Reset() {
+	*x = AnsweredMessage{}
+	mi := &file_logpb_log_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnsweredMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnsweredMessage) ProtoMessage() {}
+
+func (x *AnsweredMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnsweredMessage.ProtoReflect.Descriptor instead.
+func (*AnsweredMessage) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *AnsweredMessage) GetIdSource() uint64 {
+	if x != nil {
+		return x.IdSource
+	}
+	return 0
+}
+
+func (x *AnsweredMessage) GetIdSeq() uint64 {
+	if x != nil {
+		return x.IdSeq
+	}
+	return 0
+}
+
+func (x *AnsweredMessage) GetQos() uint32 {
+	if x != nil {
+		return x.Qos
+	}
+	return 0
+}
+
 type QueuedMessage struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Message         uint64                 `protobuf:"varint,1,opt,name=message,proto3" json:"message,omitempty"` // number
@@ -3201,7 +3271,7 @@ type QueuedMessage struct {
 
 func (x *QueuedMessage) Reset() {
 	*x = QueuedMessage{}
-	mi := &file_logpb_log_proto_msgTypes[38]
+	mi := &file_logpb_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3283,7 @@ func (x *QueuedMessage) String() string {
 func (*QueuedMessage) ProtoMessage() {}
 
 func (x *QueuedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[38]
+	mi := &file_logpb_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3296,7 @@ func (x *QueuedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueuedMessage.ProtoReflect.Descriptor instead.
 func (*QueuedMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{38}
+	return file_logpb_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *QueuedMessage) GetMessage() uint64 {
@@ -3273,7 +3343,7 @@ type InflightMessage struct {
 
 func (x *InflightMessage) Reset() {
 	*x = InflightMessage{}
-	mi := &file_logpb_log_proto_msgTypes[39]
+	mi := &file_logpb_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3285,7 +3355,7 @@ func (x *InflightMessage) String() string {
 func (*InflightMessage) ProtoMessage() {}
 
 func (x *InflightMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[39]
+	mi := &file_logpb_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3298,7 +3368,7 @@ func (x *InflightMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InflightMessage.ProtoReflect.Descriptor instead.
 func (*InflightMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{39}
+	return file_logpb_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *InflightMessage) GetDelivery() uint64 {
@@ -3354,7 +3424,7 @@ type InboundMessage struct {
 
 func (x *InboundMessage) Reset() {
 	*x = InboundMessage{}
-	mi := &file_logpb_log_proto_msgTypes[40]
+	mi := &file_logpb_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3436,7 @@ func (x *InboundMessage) String() string {
 func (*InboundMessage) ProtoMessage() {}
 
 func (x *InboundMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[40]
+	mi := &file_logpb_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3449,7 @@ func (x *InboundMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundMessage.ProtoReflect.Descriptor instead.
 func (*InboundMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{40}
+	return file_logpb_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *InboundMessage) GetPacketId() uint32 {
@@ -3414,7 +3484,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_logpb_log_proto_msgTypes[41]
+	mi := &file_logpb_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3426,7 +3496,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[41]
+	mi := &file_logpb_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3439,7 +3509,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{41}
+	return file_logpb_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Hold) GetId() uint64 {
@@ -3692,7 +3762,7 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\vwait_client\x18\x04 \x01(\tR\n" +
 	"waitClient\x12$\n" +
 	"\x0ewait_packet_id\x18\x05 \x01(\rR\fwaitPacketId\x12\x16\n" +
-	"\x06stored\x18\x06 \x01(\bR\x06stored\"\xf8\x06\n" +
+	"\x06stored\x18\x06 \x01(\bR\x06stored\"\xb6\a\n" +
 	"\fSessionState\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -3720,7 +3790,12 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x05holds\x18\x15 \x03(\v2\x15.flotilla.log.v1.HoldR\x05holds\x12\x1b\n" +
 	"\tlast_hold\x18\x16 \x01(\x04R\blastHold\x12\x18\n" +
 	"\adropped\x18\x17 \x01(\x04R\adropped\x12\x16\n" +
-	"\x06pushed\x18\x18 \x01(\x04R\x06pushed\"\x82\x01\n" +
+	"\x06pushed\x18\x18 \x01(\x04R\x06pushed\x12<\n" +
+	"\banswered\x18\x19 \x03(\v2 .flotilla.log.v1.AnsweredMessageR\banswered\"W\n" +
+	"\x0fAnsweredMessage\x12\x1b\n" +
+	"\tid_source\x18\x01 \x01(\x04R\bidSource\x12\x15\n" +
+	"\x06id_seq\x18\x02 \x01(\x04R\x05idSeq\x12\x10\n" +
+	"\x03qos\x18\x03 \x01(\rR\x03qos\"\x82\x01\n" +
 	"\rQueuedMessage\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\x04R\amessage\x12\x10\n" +
 	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x1a\n" +
@@ -3761,7 +3836,7 @@ func file_logpb_log_proto_rawDescGZIP() []byte {
 }
 
 var file_logpb_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_logpb_log_proto_goTypes = []any{
 	(QueueFull)(0),            // 0: flotilla.log.v1.QueueFull
 	(Ack_Kind)(0),             // 1: flotilla.log.v1.Ack.Kind
@@ -3803,10 +3878,11 @@ var file_logpb_log_proto_goTypes = []any{
 	(*StoredResult)(nil),      // 37: flotilla.log.v1.StoredResult
 	(*OutboxItem)(nil),        // 38: flotilla.log.v1.OutboxItem
 	(*SessionState)(nil),      // 39: flotilla.log.v1.SessionState
-	(*QueuedMessage)(nil),     // 40: flotilla.log.v1.QueuedMessage
-	(*InflightMessage)(nil),   // 41: flotilla.log.v1.InflightMessage
-	(*InboundMessage)(nil),    // 42: flotilla.log.v1.InboundMessage
-	(*Hold)(nil),              // 43: flotilla.log.v1.Hold
+	(*AnsweredMessage)(nil),   // 40: flotilla.log.v1.AnsweredMessage
+	(*QueuedMessage)(nil),     // 41: flotilla.log.v1.QueuedMessage
+	(*InflightMessage)(nil),   // 42: flotilla.log.v1.InflightMessage
+	(*InboundMessage)(nil),    // 43: flotilla.log.v1.InboundMessage
+	(*Hold)(nil),              // 44: flotilla.log.v1.Hold
 }
 var file_logpb_log_proto_depIdxs = []int32{
 	3,  // 0: flotilla.log.v1.Entry.ops:type_name -> flotilla.log.v1.LaneOp
@@ -3852,17 +3928,18 @@ var file_logpb_log_proto_depIdxs = []int32{
 	7,  // 40: flotilla.log.v1.SessionState.will:type_name -> flotilla.log.v1.Will
 	9,  // 41: flotilla.log.v1.SessionState.previous:type_name -> flotilla.log.v1.Owner
 	11, // 42: flotilla.log.v1.SessionState.subscriptions:type_name -> flotilla.log.v1.Subscription
-	40, // 43: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
-	41, // 44: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
-	42, // 45: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
-	43, // 46: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
-	40, // 47: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
-	40, // 48: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	41, // 43: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
+	42, // 44: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
+	43, // 45: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
+	44, // 46: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
+	40, // 47: flotilla.log.v1.SessionState.answered:type_name -> flotilla.log.v1.AnsweredMessage
+	41, // 48: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
+	41, // 49: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_logpb_log_proto_init() }
@@ -3904,7 +3981,7 @@ func file_logpb_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logpb_log_proto_rawDesc), len(file_logpb_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
