@@ -56,7 +56,22 @@ type connection struct {
 // position is how far deliveries to a connection have come.
 type position struct {
 	seq       uint64
-	releasing map[uint16]func(error) // packet ids whose PUBCOMP waits for the retained partition
+	releasing map[uint16]*releasing
+	fenced    bool // a newer connection owns the session: nothing is waited for any more
+}
+
+// releasing is a PUBREL without an answer.
+type releasing struct {
+	done []func(error)
+	// pending: the Release is committed, and PUBCOMP waits for the retained
+	// partition to store the message.
+	pending bool
+}
+
+func (r *releasing) finish(err error) {
+	for _, done := range r.done {
+		done(err)
+	}
 }
 
 type settledWaiter struct {
@@ -146,10 +161,10 @@ func (p *ingressPart) fail() {
 	p.mu.Lock()
 	waiting := p.waiting
 	p.waiting = nil
-	var releasing []func(error)
+	var open []*releasing
 	for _, s := range p.sessions {
-		for _, done := range s.releasing {
-			releasing = append(releasing, done)
+		for _, r := range s.releasing {
+			open = append(open, r)
 		}
 	}
 	clear(p.sessions)
@@ -157,8 +172,8 @@ func (p *ingressPart) fail() {
 	for _, w := range waiting {
 		w.done()
 	}
-	for _, done := range releasing {
-		done(flow.ErrUnavailable)
+	for _, r := range open {
+		r.finish(flow.ErrUnavailable)
 	}
 }
 
@@ -328,20 +343,6 @@ func (p *ingressPart) whenSettled(version uint64, done func()) {
 	}
 	p.mu.Unlock()
 	done()
-}
-
-// completed ends the flow of a retained QoS 2 message.
-func (p *ingressPart) completed(c *peerpb.Completed) {
-	p.mu.Lock()
-	var done func(error)
-	if s := p.sessions[connection{c.ClientId, c.Epoch}]; s != nil {
-		done = s.releasing[uint16(c.PacketId)]
-		delete(s.releasing, uint16(c.PacketId))
-	}
-	p.mu.Unlock()
-	if done != nil {
-		done(nil)
-	}
 }
 
 // attach lists where every connection of the partition stands.

@@ -76,10 +76,12 @@ func (k *kicks) close(key kick, done func()) {
 // closeHere closes a connection of this node's gateway. One of an earlier
 // incarnation is closed already: a new one begins without connections.
 func (n *Node) closeHere(key kick, done func()) {
-	if g := n.ingress(); g == nil || g.id != key.gateway {
+	g := n.ingressOf(key.gateway)
+	if g == nil {
 		done()
 		return
 	}
+	g.part(key.client).fence(key.client, key.epoch)
 	n.gateway.Close(key.client, key.epoch, done)
 }
 

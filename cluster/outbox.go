@@ -56,10 +56,11 @@ func (ld *leader) outboxAdd(it *fsm.OutboxItem) {
 }
 
 // routeOutbox finds the destinations of what is committed, in order. It is done
-// after the commit and under a valid lease, so that every subscription whose
-// SUBACK came before the PUBLISH is seen (design §5).
+// after the commit, under a valid lease, and with the interest of every
+// destination known: then every subscription whose SUBACK came before the
+// PUBLISH is seen (design §5). A node that has just started knows of none.
 func (ld *leader) routeOutbox() {
-	if len(ld.out.unrouted) == 0 || !ld.n.leaseValid() {
+	if len(ld.out.unrouted) == 0 || !ld.n.Available() {
 		return
 	}
 	unrouted := ld.out.unrouted

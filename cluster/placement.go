@@ -18,6 +18,9 @@ const (
 	placementInterval = time.Second
 	// foundingPlacement is the version of the placement that a cluster is born with.
 	foundingPlacement = 1
+	// calmBeforeTransfer is for how many intervals the preferred leader must be fit
+	// before it gets the leadership back.
+	calmBeforeTransfer = 5
 	// caughtUp is how many entries a learner may be behind to be promoted.
 	caughtUp = 256
 )
@@ -87,6 +90,7 @@ func (n *Node) openPlaced(pl *control.Placement, placed control.Replica) (*repli
 func (r *replica) follow(ctx context.Context) {
 	tick := time.NewTicker(placementInterval)
 	defer tick.Stop()
+	calm := 0 // intervals for which the preferred leader could have taken over
 	for {
 		select {
 		case <-ctx.Done():
@@ -106,10 +110,21 @@ func (r *replica) follow(ctx context.Context) {
 			cancel()
 			continue
 		}
-		if r.raft.State() == raft.Leader {
-			if err := r.reconfigure(pl); err != nil {
-				r.n.log.Debug("replicas not changed yet", "partition", r.partition, "error", err)
-			}
+		if r.raft.State() != raft.Leader {
+			calm = 0
+			continue
+		}
+		changed, err := r.reconfigure(pl)
+		if err != nil {
+			r.n.log.Debug("replicas not changed yet", "partition", r.partition, "error", err)
+		}
+		if changed || err != nil || !r.preferredFits(pl.Preferred) {
+			calm = 0
+			continue
+		}
+		if calm++; calm >= calmBeforeTransfer {
+			calm = 0
+			r.preferred(pl)
 		}
 	}
 }
@@ -135,10 +150,10 @@ func (r *replica) admit() {
 // reconfigure makes one step from the group's configuration to the placement: a
 // replica that is no longer placed goes first, so that a voter that is set aside
 // does not count while its successor is filled.
-func (r *replica) reconfigure(pl *control.Placement) error {
+func (r *replica) reconfigure(pl *control.Placement) (changed bool, err error) {
 	f := r.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
-		return err
+		return false, err
 	}
 	index := f.Index()
 	placed := make(map[raft.ServerID]bool)
@@ -152,7 +167,7 @@ func (r *replica) reconfigure(pl *control.Placement) error {
 	for id := range have {
 		if !placed[id] {
 			r.n.log.Info("replica removed", "partition", r.partition, "server", id)
-			return r.raft.RemoveServer(id, index, 0).Error()
+			return true, r.raft.RemoveServer(id, index, 0).Error()
 		}
 	}
 	for id := range placed {
@@ -160,13 +175,34 @@ func (r *replica) reconfigure(pl *control.Placement) error {
 		switch {
 		case !ok:
 			r.n.log.Info("replica added as learner", "partition", r.partition, "server", id)
-			return r.raft.AddNonvoter(id, raft.ServerAddress(id), index, 0).Error()
+			return true, r.raft.AddNonvoter(id, raft.ServerAddress(id), index, 0).Error()
 		case suffrage != raft.Voter && r.hasCaughtUp(id):
 			r.n.log.Info("replica promoted", "partition", r.partition, "server", id)
-			return r.raft.AddVoter(id, raft.ServerAddress(id), index, 0).Error()
+			return true, r.raft.AddVoter(id, raft.ServerAddress(id), index, 0).Error()
 		}
 	}
-	return nil
+	return false, nil
+}
+
+// preferredFits reports whether the preferred leader is another node that lives
+// and has caught up.
+func (r *replica) preferredFits(node string) bool {
+	if node == r.n.name || r.n.liveGateways()[node] == 0 || r.n.diskLow.Load() {
+		return false
+	}
+	pos, ok := r.n.positions.of(r.partition, node)
+	return ok && pos.Last+caughtUp >= r.raft.LastIndex()
+}
+
+// preferred hands the leadership to the node that the placement prefers, so that
+// leaders are spread evenly again after a failure. Clients notice a pause only.
+func (r *replica) preferred(pl *control.Placement) {
+	placed, ok := pl.Replica(pl.Preferred)
+	if !ok {
+		return
+	}
+	err := r.raft.LeadershipTransferToServer(raft.ServerID(placed.ServerID), raft.ServerAddress(placed.ServerID)).Error()
+	r.n.log.Debug("leadership handed to the preferred node", "partition", r.partition, "to", pl.Preferred, "error", err)
 }
 
 func (r *replica) hasCaughtUp(id raft.ServerID) bool {

@@ -6,6 +6,7 @@ import (
 	"github.com/flotilla-mqtt/flotilla/fsm"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
+	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
 
 // This file is the part of mqtt.Cluster that concerns one session.
@@ -128,51 +129,96 @@ func (n *Node) Release(clientID string, epoch uint64, packetID uint16, done func
 	}
 	// The flow may be completed by the retained partition at any time after the
 	// Release is applied, so the wait is registered before it is asked.
-	if !p.releasing(clientID, epoch, packetID, answer) {
+	if !p.startRelease(connection{clientID, epoch}, packetID, answer) {
 		done(flow.ErrFenced)
 		return
 	}
 	op := &logpb.Release{ClientId: clientID, Epoch: epoch, PacketId: uint32(packetID)}
 	p.ask(&logpb.Op{Body: &logpb.Op_Release{Release: op}}, func(code uint32, _ []byte, err error) {
-		if err == nil && code == fsm.CodePending {
+		if err == nil && code == fsm.CodePending && p.pendRelease(connection{clientID, epoch}, packetID) {
 			return // Completed will come, by itself or after an Attach
 		}
-		if p.released(clientID, epoch, packetID) {
-			answer(opError(code, err))
+		if err == nil && code == fsm.CodePending {
+			err = flow.ErrFenced // the next connection gets the PUBCOMP
+		} else {
+			err = opError(code, err)
 		}
+		p.endRelease(connection{clientID, epoch}, packetID, err)
 	})
 }
 
-// releasing registers a wait for Completed; false: the connection is gone.
-func (p *ingressPart) releasing(clientID string, epoch uint64, packetID uint16, done func(error)) bool {
+// completed ends the flow of a retained QoS 2 message.
+func (p *ingressPart) completed(c *peerpb.Completed) {
+	p.endRelease(connection{c.ClientId, c.Epoch}, uint16(c.PacketId), nil)
+}
+
+// startRelease registers a PUBREL; false: the connection is gone.
+func (p *ingressPart) startRelease(c connection, packetID uint16, done func(error)) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.sessions[connection{clientID, epoch}]
+	s := p.sessions[c]
 	if s == nil {
 		return false
 	}
 	if s.releasing == nil {
-		s.releasing = make(map[uint16]func(error))
+		s.releasing = make(map[uint16]*releasing)
 	}
-	if old := s.releasing[packetID]; old != nil {
-		// The client repeats a PUBREL that is still unanswered: both get PUBCOMP.
-		s.releasing[packetID] = func(err error) { old(err); done(err) }
-		return true
+	r := s.releasing[packetID]
+	if r == nil {
+		r = &releasing{}
+		s.releasing[packetID] = r
 	}
-	s.releasing[packetID] = done
+	r.done = append(r.done, done) // more than one: the client repeats its PUBREL
 	return true
 }
 
-// released takes a wait back; false: it was over already.
-func (p *ingressPart) released(clientID string, epoch uint64, packetID uint16) bool {
+// pendRelease notes that PUBCOMP has to wait; false: there is nobody to wait.
+func (p *ingressPart) pendRelease(c connection, packetID uint16) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.sessions[connection{clientID, epoch}]
-	if s == nil || s.releasing[packetID] == nil {
-		return false
+	s := p.sessions[c]
+	if s == nil || s.fenced || s.releasing[packetID] == nil {
+		return s == nil || !s.fenced
 	}
-	delete(s.releasing, packetID)
+	s.releasing[packetID].pending = true
 	return true
+}
+
+// endRelease answers a PUBREL, if it is not answered.
+func (p *ingressPart) endRelease(c connection, packetID uint16, err error) {
+	p.mu.Lock()
+	var r *releasing
+	if s := p.sessions[c]; s != nil {
+		r = s.releasing[packetID]
+		delete(s.releasing, packetID)
+	}
+	p.mu.Unlock()
+	if r != nil {
+		r.finish(err)
+	}
+}
+
+// fence ends what connections of a client wait for though all they asked is
+// committed: the connection that took over gets it.
+func (p *ingressPart) fence(clientID string, epoch uint64) {
+	p.mu.Lock()
+	var open []*releasing
+	for c, s := range p.sessions {
+		if c.client != clientID || c.epoch > epoch {
+			continue
+		}
+		s.fenced = true
+		for id, r := range s.releasing {
+			if r.pending {
+				open = append(open, r)
+				delete(s.releasing, id)
+			}
+		}
+	}
+	p.mu.Unlock()
+	for _, r := range open {
+		r.finish(flow.ErrFenced)
+	}
 }
 
 // Ack reports a subscriber's acknowledgements.

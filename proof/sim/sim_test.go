@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ var (
 	seedsFlag  = flag.Uint64("seeds", 1, "how many seeds")
 	faultsFlag = flag.Int("faults", 6, "faults per run")
 	logFlag    = flag.String("simlog", "", "level of the nodes' log: debug, info, warn")
-	dumpFlag   = flag.String("dump", "", "file for the history of the last run")
+	dumpFlag   = flag.String("dump", "", "folder for the histories of runs with violations")
 )
 
 func logger(t *testing.T) *slog.Logger {
@@ -39,7 +40,7 @@ func logger(t *testing.T) *slog.Logger {
 }
 
 // run plays a workload against a cluster under faults, all drawn from the seed.
-func run(t *testing.T, seed uint64, nodes, faults int) *check.Report {
+func run(t *testing.T, seed uint64, nodes, faults int) (*check.Report, []history.Event) {
 	t.Helper()
 	var events []history.Event
 	synctest.Test(t, func(t *testing.T) {
@@ -66,6 +67,11 @@ func run(t *testing.T, seed uint64, nodes, faults int) *check.Report {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		settled := w.Settle(ctx)
+		if settled != nil {
+			for _, n := range c.Nodes {
+				t.Log(n.Cluster().Waits())
+			}
+		}
 		events = rec.Events()
 		w.Close()
 		for _, n := range c.Nodes {
@@ -77,20 +83,10 @@ func run(t *testing.T, seed uint64, nodes, faults int) *check.Report {
 			t.Errorf("seed %d: %v", seed, settled)
 		}
 	})
-	if *dumpFlag != "" {
-		f, err := os.Create(*dumpFlag)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if err := history.Write(f, events); err != nil {
-			t.Fatal(err)
-		}
-	}
 	o := check.Defaults()
 	o.Transit = 10 * time.Second // partitions between clients and nodes stall what was sent
 	o.RetainedWait = 2 * time.Second
-	return check.Run(events, o)
+	return check.Run(events, o), events
 }
 
 func await(t *testing.T, c *sim.Cluster, limit time.Duration) {
@@ -174,10 +170,26 @@ func inject(t *testing.T, c *sim.Cluster, rec *history.Recorder, rng *rand.Rand,
 func TestClusterUnderFaults(t *testing.T) {
 	for seed := *seedFlag; seed < *seedFlag+*seedsFlag; seed++ {
 		began := time.Now()
-		r := run(t, seed, 3, *faultsFlag)
+		r, events := run(t, seed, 3, *faultsFlag)
 		if len(r.Violations) > 0 || len(r.Undecided) > 0 {
 			t.Errorf("seed %d (go test ./proof/sim -args -seed %d): %s", seed, seed, r)
+			dump(t, seed, events)
 		}
 		t.Logf("seed %d: %s; took %v", seed, r.Stats, time.Since(began).Round(time.Millisecond))
+	}
+}
+
+// dump keeps the history of a run that failed, if asked to.
+func dump(t *testing.T, seed uint64, events []history.Event) {
+	if *dumpFlag == "" {
+		return
+	}
+	f, err := os.Create(filepath.Join(*dumpFlag, fmt.Sprintf("seed-%d.ndjson", seed)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := history.Write(f, events); err != nil {
+		t.Fatal(err)
 	}
 }
