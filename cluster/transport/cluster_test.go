@@ -254,7 +254,7 @@ func eventually(t testing.TB, d time.Duration, what string, ok func() bool) {
 func (c *testCluster) leader(group uint32, but ...string) *testNode {
 	c.t.Helper()
 	var found *testNode
-	eventually(c.t, 20*time.Second, "a leader", func() bool {
+	eventually(c.t, time.Minute, "a leader", func() bool {
 		for _, n := range c.nodes {
 			skip := false
 			for _, b := range but {
@@ -283,7 +283,7 @@ func (c *testCluster) others(name string) (out []*testNode) {
 // apply proposes until it is committed somewhere. Entries may be applied twice.
 func (c *testCluster) apply(group uint32, data string, but ...string) {
 	c.t.Helper()
-	eventually(c.t, 20*time.Second, "commit of "+data, func() bool {
+	eventually(c.t, time.Minute, "commit of "+data, func() bool {
 		l := c.leader(group, but...)
 		return l.groups[group].r.Apply([]byte(data), 2*time.Second).Error() == nil
 	})
@@ -300,7 +300,7 @@ func (c *testCluster) sameLogs(group uint32, last string) {
 			}
 		}
 	}()
-	eventually(c.t, 20*time.Second, "equal logs", func() bool {
+	eventually(c.t, time.Minute, "equal logs", func() bool {
 		want := c.nodes[c.names[0]].groups[group].fsm.list()
 		if len(want) == 0 || want[len(want)-1] != last {
 			return false

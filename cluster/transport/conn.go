@@ -198,7 +198,7 @@ func first(md metadata.MD, key string) string {
 
 // retry is the pause between attempts to reach a peer.
 type retry struct {
-	d     time.Duration
+	d     time.Duration // owned by the goroutine that pauses
 	nudge chan struct{} // capacity 1
 }
 

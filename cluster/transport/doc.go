@@ -13,10 +13,17 @@
 // # Liveness
 //
 // A reset connection is noticed at once. A peer that is silently gone (a
-// partition) is noticed after Options.Silence (2 s): the frame stream pings
-// when idle, and an exchange stream pings while an answer is outstanding. A
-// link that fails drops its connection altogether, because a stream opened on
-// a black-holed connection would hang like the one before.
+// partition, a stopped process) is noticed after Options.Silence (2 s): the far
+// end of each stream sends a sign of life when it has nothing else to say,
+// whatever its raft or its OnFrame are busy with. A link that fails drops its
+// connection altogether, because a stream opened on a black-holed connection
+// would hang like the one before.
+//
+// # Idle groups
+//
+// Raft sends a heartbeat per group and follower every HeartbeatTimeout/10 to /5.
+// With Options.HeartbeatTimeout set, those to one peer leave together every
+// HeartbeatTimeout/5, in one message, and are answered in one.
 //
 // # Heartbeats go through raft's main loop
 //

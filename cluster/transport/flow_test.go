@@ -128,7 +128,7 @@ func TestSilentPeerIsNoticedAndComesBack(t *testing.T) {
 	cut := time.Now()
 	c.faults.set("node-1", "node-2", true)
 	eventually(t, 10*time.Second, "link down", func() bool { up, _ := rec.link("node-2"); return !up })
-	if took := time.Since(cut); took > 3*time.Second {
+	if took := time.Since(cut); took > 3500*time.Millisecond {
 		t.Errorf("silence noticed after %v", took)
 	}
 	if a.tr.Send("node-2", frame(1)) {
@@ -152,13 +152,13 @@ func TestDeadPeerIsNoticedAtOnce(t *testing.T) {
 	c.faults.reset("node-1", "node-2")
 	start := time.Now()
 	eventually(t, 5*time.Second, "a second link", func() bool { up, n := rec.link("node-2"); return up && n == 3 })
-	if took := time.Since(start); took > 500*time.Millisecond {
+	if took := time.Since(start); took > 1500*time.Millisecond {
 		t.Errorf("reset noticed and mended after %v", took)
 	}
 	b.tr.Close()
 	start = time.Now()
 	eventually(t, 5*time.Second, "link down", func() bool { up, _ := rec.link("node-2"); return !up })
-	if took := time.Since(start); took > 500*time.Millisecond {
+	if took := time.Since(start); took > 1500*time.Millisecond {
 		t.Errorf("end noticed after %v", took)
 	}
 	// It comes back under another address.

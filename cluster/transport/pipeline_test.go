@@ -228,3 +228,34 @@ func TestPipeliningUnderRefusalsAndLeaderChanges(t *testing.T) {
 		}
 	})
 }
+
+// A message far above gRPC's usual limit and both flow-control windows.
+func TestLargeAppend(t *testing.T) {
+	c := newCluster(t, 2)
+	c.opts = func(o *transport.Options) { o.EntriesTimeout = time.Minute }
+	defer c.close()
+	const size = 20 << 20
+	got := make(chan int, 2)
+	p := newPipeline(t, c, func(a *raft.AppendEntriesRequest) *raft.AppendEntriesResponse {
+		got <- len(a.Entries[0].Data)
+		return &raft.AppendEntriesResponse{Term: 1, Success: true}
+	})
+	defer p.Close()
+	<-got // of newPipeline
+	big := entry(2)
+	big.Entries[0].Data = make([]byte, size)
+	if _, err := p.AppendEntries(big, new(raft.AppendEntriesResponse)); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-got; n != size {
+		t.Errorf("%d bytes arrived", n)
+	}
+	if f := <-p.Consumer(); f.Error() != nil {
+		t.Error(f.Error())
+	}
+	tooBig := entry(3)
+	tooBig.Entries[0].Data = make([]byte, transport.MaxMessageBytes)
+	if _, err := p.AppendEntries(tooBig, new(raft.AppendEntriesResponse)); !errors.Is(err, transport.ErrTooLarge) {
+		t.Errorf("beyond the limit: %v", err)
+	}
+}
