@@ -162,7 +162,8 @@ func decodeMessage(b []byte) (*flow.Message, error) {
 }
 
 func (n *Node) onRoute(r *peerpb.Route) {
-	if n.ingress() == nil {
+	if n.ingress() == nil || n.gatewayClosed(r.Gateway) {
+		n.metrics.RouteDropped.Add(uint64(len(r.Messages)))
 		return
 	}
 	for _, b := range r.Messages {

@@ -66,7 +66,11 @@ func (n *Node) routeTo(end uint64, m *flow.Message, encoded []byte) []byte {
 		if encoded == nil {
 			encoded, _ = messageToLog(m).MarshalVT()
 		}
-		n.pump.routeTo(node, encoded)
+		var own uint64
+		if g := n.ingress(); g != nil {
+			own = g.id
+		}
+		n.pump.routeTo(node, own, encoded)
 	}
 	return encoded
 }

@@ -70,11 +70,12 @@ func (p *pump) nudge() {
 }
 
 // routeTo queues a message for a node's gateway, without acknowledgement.
-func (p *pump) routeTo(node string, message []byte) {
+// gateway is our own.
+func (p *pump) routeTo(node string, gateway uint64, message []byte) {
 	p.mu.Lock()
 	r := p.routes[node]
-	if r == nil {
-		r = &peerpb.Route{}
+	if r == nil || r.Gateway != gateway {
+		r = &peerpb.Route{Gateway: gateway}
 		p.routes[node] = r
 	}
 	r.Messages = append(r.Messages, message)
@@ -153,7 +154,7 @@ func (p *pump) flushRoute(node string, r *peerpb.Route) {
 			size += len(r.Messages[n])
 			n++
 		}
-		part := &peerpb.Route{Messages: r.Messages[:n:n]}
+		part := &peerpb.Route{Gateway: r.Gateway, Messages: r.Messages[:n:n]}
 		r.Messages = r.Messages[n:]
 		if !p.send(node, &peerpb.Frame{Body: &peerpb.Frame_Route{Route: part}}) {
 			p.routeDropped(n)

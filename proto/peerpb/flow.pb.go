@@ -1751,8 +1751,11 @@ func (x *Settled) GetVersion() uint64 {
 
 // Route carries messages without acknowledgement.
 type Route struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Messages      [][]byte               `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"` // encoded flotilla.log.v1.Message
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Messages [][]byte               `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"` // encoded flotilla.log.v1.Message
+	// gateway of the sender. When it has ended, its sessions may be elsewhere and
+	// have had the messages already: they are dropped.
+	Gateway       uint64 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1792,6 +1795,13 @@ func (x *Route) GetMessages() [][]byte {
 		return x.Messages
 	}
 	return nil
+}
+
+func (x *Route) GetGateway() uint64 {
+	if x != nil {
+		return x.Gateway
+	}
+	return 0
 }
 
 type RetainedRead struct {
@@ -2255,9 +2265,10 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\aSettled\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"#\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"=\n" +
 	"\x05Route\x12\x1a\n" +
-	"\bmessages\x18\x01 \x03(\fR\bmessages\"V\n" +
+	"\bmessages\x18\x01 \x03(\fR\bmessages\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\x04R\agateway\"V\n" +
 	"\fRetainedRead\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x18\n" +
