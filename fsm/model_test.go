@@ -681,6 +681,7 @@ func (m *model) answer(s *mSession, op *logpb.RetainedAnswer) {
 			m.push(s, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: q.msg})
 		} else {
 			s.answered = append(s.answered, q)
+			s.answered = s.answered[max(0, len(s.answered)-64):]
 			m.enqueue(s, q)
 		}
 	}
@@ -725,7 +726,7 @@ func (m *model) deliver(msg *logpb.Message) (full bool) {
 			if q.qos == 0 {
 				continue
 			}
-			if slices.ContainsFunc(s.answered, func(a mQueued) bool { return msg.Retain && idOf(a.msg) == idOf(msg) && a.qos >= q.qos }) {
+			if s.overtaken(q) {
 				continue
 			}
 			if msg.HasExpiry && msg.Expiry <= m.time {
@@ -744,6 +745,23 @@ func (m *model) deliver(msg *logpb.Message) (full bool) {
 		}
 	}
 	return full
+}
+
+// overtaken: the session has this message already, as a retained one, and nothing
+// older of its source on the topic since.
+func (s *mSession) overtaken(q mQueued) bool {
+	var keep []mQueued
+	for _, a := range s.answered {
+		same := a.msg.Topic == q.msg.Topic && a.msg.IdSource == q.msg.IdSource
+		if same && a.msg.IdSeq == q.msg.IdSeq && a.qos >= q.qos {
+			return true
+		}
+		if !same || a.msg.IdSeq <= q.msg.IdSeq {
+			keep = append(keep, a)
+		}
+	}
+	s.answered = keep
+	return false
 }
 
 func (s *mSession) class() Class {

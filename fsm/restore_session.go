@@ -28,7 +28,7 @@ func (r *recordReader) session(body []byte) error {
 		lastHold: p.LastHold, dropped: p.Dropped,
 	}
 	for _, a := range p.Answered {
-		s.answered = append(s.answered, answered{messageID{a.IdSource, a.IdSeq}, a.Qos})
+		s.answered = append(s.answered, answered{messageID{a.IdSource, a.IdSeq}, a.Qos, a.Topic})
 	}
 	sl := m.addSlot(s)
 	for _, o := range p.Previous {

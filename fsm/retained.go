@@ -146,7 +146,7 @@ func (m *Machine) enqueueRetained(sl *slot, h *hold, pb *logpb.Message) {
 		m.push(sl, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: &q.msg.pb})
 		return
 	}
-	s.answered = append(s.answered, answered{idOf(pb), q.qos})
+	s.answered = append(s.answered, answered{idOf(pb), q.qos, q.msg.pb.Topic})
 	if len(s.answered) > maxAnswered {
 		s.answered = slices.Delete(s.answered, 0, 1)
 	}
@@ -154,9 +154,20 @@ func (m *Machine) enqueueRetained(sl *slot, h *hold, pb *logpb.Message) {
 }
 
 // hasAnswered: the live message has come as a retained one already, at no lower
-// QoS. It is not sent twice.
+// QoS; it is not sent twice. But where an older message of the same source comes
+// between, the newer one is sent again after it: the last word on a topic stays
+// the last.
 func (s *session) hasAnswered(q *queued) bool {
-	return q.msg.pb.Retain && slices.ContainsFunc(s.answered, func(a answered) bool {
-		return a.id == idOf(&q.msg.pb) && a.id != messageID{} && a.qos >= q.qos
-	})
+	if len(s.answered) == 0 {
+		return false
+	}
+	id := idOf(&q.msg.pb)
+	same := func(a answered) bool {
+		return a.topic == q.msg.pb.Topic && a.id.source == id.source && a.id != messageID{}
+	}
+	if slices.ContainsFunc(s.answered, func(a answered) bool { return same(a) && a.id.seq == id.seq && a.qos >= q.qos }) {
+		return true
+	}
+	s.answered = slices.DeleteFunc(s.answered, func(a answered) bool { return same(a) && a.id.seq > id.seq })
+	return false
 }

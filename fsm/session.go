@@ -73,12 +73,13 @@ type inbound struct {
 // live copy of the same message may still be on its way here: a lane of its
 // publisher may be slower than the answer.
 type answered struct {
-	id  messageID
-	qos uint32
+	id    messageID
+	qos   uint32
+	topic string
 }
 
 // maxAnswered bounds how many the session remembers.
-const maxAnswered = 128
+const maxAnswered = 64
 
 // hold makes live messages wait for the retained ones of a new subscription,
 // which come first.

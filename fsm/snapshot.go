@@ -182,7 +182,7 @@ func (w *recordWriter) session(s *session) {
 		})
 	}
 	for _, a := range s.answered {
-		r.Answered = append(r.Answered, &logpb.AnsweredMessage{IdSource: a.id.source, IdSeq: a.id.seq, Qos: a.qos})
+		r.Answered = append(r.Answered, &logpb.AnsweredMessage{IdSource: a.id.source, IdSeq: a.id.seq, Qos: a.qos, Topic: a.topic})
 	}
 	for _, h := range s.holds {
 		p := &logpb.Hold{Id: h.id, Filters: h.filters}

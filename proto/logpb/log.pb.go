@@ -3204,6 +3204,7 @@ type AnsweredMessage struct {
 	IdSource      uint64                 `protobuf:"varint,1,opt,name=id_source,json=idSource,proto3" json:"id_source,omitempty"`
 	IdSeq         uint64                 `protobuf:"varint,2,opt,name=id_seq,json=idSeq,proto3" json:"id_seq,omitempty"`
 	Qos           uint32                 `protobuf:"varint,3,opt,name=qos,proto3" json:"qos,omitempty"`
+	Topic         string                 `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3257,6 +3258,13 @@ func (x *AnsweredMessage) GetQos() uint32 {
 		return x.Qos
 	}
 	return 0
+}
+
+func (x *AnsweredMessage) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
 }
 
 type QueuedMessage struct {
@@ -3791,11 +3799,12 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\tlast_hold\x18\x16 \x01(\x04R\blastHold\x12\x18\n" +
 	"\adropped\x18\x17 \x01(\x04R\adropped\x12\x16\n" +
 	"\x06pushed\x18\x18 \x01(\x04R\x06pushed\x12<\n" +
-	"\banswered\x18\x19 \x03(\v2 .flotilla.log.v1.AnsweredMessageR\banswered\"W\n" +
+	"\banswered\x18\x19 \x03(\v2 .flotilla.log.v1.AnsweredMessageR\banswered\"m\n" +
 	"\x0fAnsweredMessage\x12\x1b\n" +
 	"\tid_source\x18\x01 \x01(\x04R\bidSource\x12\x15\n" +
 	"\x06id_seq\x18\x02 \x01(\x04R\x05idSeq\x12\x10\n" +
-	"\x03qos\x18\x03 \x01(\rR\x03qos\"\x82\x01\n" +
+	"\x03qos\x18\x03 \x01(\rR\x03qos\x12\x14\n" +
+	"\x05topic\x18\x04 \x01(\tR\x05topic\"\x82\x01\n" +
 	"\rQueuedMessage\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\x04R\amessage\x12\x10\n" +
 	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x1a\n" +
