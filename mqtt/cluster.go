@@ -89,7 +89,9 @@ const (
 )
 
 // Gateway is what the cluster calls on the gateway of its node. Its methods
-// never block: a slow socket is the gateway's own problem.
+// never block: a slow socket is the gateway's own problem. Nor do they call the
+// cluster, so that it may hold locks; what follows from them comes from another
+// goroutine. fn and keep of Owned are called without any lock of the gateway.
 type Gateway interface {
 	// Deliver hands steps of outgoing flows to the connection that owns the
 	// session with this epoch, in order of Seq. It is ignored if that
@@ -103,13 +105,19 @@ type Gateway interface {
 	// Route hands a message to every local subscriber. reliable: it came by a
 	// lane or is for ephemeral sessions at their full QoS; it is "taken" when Route
 	// returns. Otherwise it is delivered at QoS 0 only: a message of QoS 0 to all
-	// subscribers; a message of QoS 1 or 2 to sessions whose effective QoS is 0
-	// unless it also travels by a lane.
+	// subscribers; a message of QoS 1 or 2 to sessions whose effective QoS is 0.
+	// A message comes to a gateway by one of the two ways: reliable if any filter
+	// that matches it has WantReliable (then it also serves those whose effective
+	// QoS is 0), otherwise unreliable. A persistent session's copy at QoS 1 or 2
+	// comes from its partition, by Deliver.
 	Route(m *flow.Message, reliable bool)
 
 	// Close ends the connection of the session if its epoch is at most epoch
 	// (takeover: DISCONNECT 0x8E) and calls done when the connection completes
-	// nothing any more and everything it had on its way is settled.
+	// nothing any more and everything it had on its way is settled. Then its
+	// Disconnect has been called; done does not wait for the answer. A Connect that
+	// is not answered yet holds nothing up: if its epoch turns out to be at most
+	// epoch, its connection ends without a CONNACK.
 	Close(clientID string, epoch uint64, done func())
 
 	// CloseAll ends all connections at once: the node lost its standing. Their

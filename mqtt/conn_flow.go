@@ -12,6 +12,7 @@ import (
 // gathers acknowledgements; for an ephemeral one it is all there is. conn.mu owns it.
 type outflow struct {
 	flights map[uint16]flight
+	peak    int     // most flights since the map was made
 	pubrels answers // order PUBRELs as their PUBRECs came [MQTT-4.6.0-4]
 
 	// Of persistent sessions: acknowledgements for the cluster. recs are PUBRECs,
@@ -49,6 +50,15 @@ func (o *outflow) sent(id uint16, qos byte) {
 	o.flights[id] = awaitsPuback
 	if qos == flow.ExactlyOnce {
 		o.flights[id] = awaitsPubrec
+	}
+	o.peak = max(o.peak, len(o.flights))
+}
+
+// landed forgets a flow. After a burst it gives the memory back.
+func (o *outflow) landed(id uint16) {
+	delete(o.flights, id)
+	if len(o.flights) == 0 && o.peak > 64 {
+		o.flights, o.peak = map[uint16]flight{}, 0
 	}
 }
 
@@ -121,8 +131,7 @@ func (c *conn) handlePubrec(o *outflow, state flight, a *packet.Ack) {
 
 // finish ends an outgoing flow by the client's acknowledgement.
 func (c *conn) finish(a flow.Ack) {
-	o := c.flows
-	delete(o.flights, a.PacketID)
+	c.flows.landed(a.PacketID)
 	if c.ephemeral {
 		c.fillWindow()
 		return

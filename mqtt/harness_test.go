@@ -148,6 +148,8 @@ type client struct {
 
 	hung      bool // hangup was called
 	keepAlive int  // -1: not established
+	// anyVersion: the server may answer in another version than the client's.
+	anyVersion bool
 }
 
 func (k *client) wake()                      {}
@@ -237,6 +239,9 @@ func (k *client) packets() (ps []packet.Packet) {
 				k.t.Fatalf("sent garbage: %x", raw)
 			}
 			p, err := packet.Decode(header, raw[start:start+length], k.version)
+			for v := packet.V31; err != nil && k.anyVersion && v <= packet.V5; v++ {
+				p, err = packet.Decode(header, raw[start:start+length], v)
+			}
 			if err != nil {
 				k.t.Fatalf("sent garbage: %v", err)
 			}

@@ -186,7 +186,10 @@ func TestLiveMessages(t *testing.T) {
 			}
 		}},
 		{"MQTT-3.1.2-24 MQTT-3.1.2-25", "too large for the client", packet.V5, nil, func(k *client) {
-			k.connect(func(p *packet.Connect) { p.Props.MaximumPacketSize = new(uint32(80)); p.Props.ReceiveMaximum = new(uint16(1)) })
+			k.connect(func(p *packet.Connect) {
+				p.Props.MaximumPacketSize = new(uint32(80))
+				p.Props.ReceiveMaximum = new(uint16(1))
+			})
 			k.in(sub(1, filter("a", 1))).out("SUBACK 1 01")
 			k.srv.Route(live("a", string(make([]byte, 100)), 1, 0), true)
 			k.srv.Route(live("a", string(make([]byte, 100)), 0, 0), false)
