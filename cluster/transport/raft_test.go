@@ -131,33 +131,35 @@ func TestRefusals(t *testing.T) {
 
 // A replica that was not admitted neither elects nor is elected.
 func TestNotAdmittedDoesNotElect(t *testing.T) {
-	c := newCluster(t, 3)
-	for _, name := range c.names {
-		c.startNode(name)
-	}
-	defer c.close()
-	c.startGroup(1)
-	l := c.leader(1)
-	c.apply(1, "first")
-	c.sameLogs(1, "first")
-	followers := c.others(l.name)
-	for _, f := range followers {
-		f.groups[1].rt.SetAdmitted(false)
-	}
-	for _, f := range followers {
-		c.faults.set(l.name, f.name, true)
-	}
-	eventually(t, 5*time.Second, "the old leader steps down", func() bool { return l.groups[1].r.State() != raft.Leader })
-	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	synctest.Test(t, func(t *testing.T) {
+		c, network := newMemCluster(t, 3)
+		for _, name := range c.names {
+			c.startNode(name)
+		}
+		defer c.close()
+		c.startGroup(1)
+		c.apply(1, "first")
+		c.sameLogs(1, "first")
+		l := c.leader(1)
+		followers := c.others(l.name)
 		for _, f := range followers {
-			if f.groups[1].r.State() == raft.Leader {
-				t.Fatalf("%s leads", f.name)
+			f.groups[1].rt.SetAdmitted(false)
+			network.Cut(l.name, f.name)
+		}
+		eventually(t, 5*time.Second, "the old leader steps down", func() bool { return l.groups[1].r.State() != raft.Leader })
+		for range 6000 { // a minute
+			time.Sleep(10 * time.Millisecond)
+			for _, f := range followers {
+				if f.groups[1].r.State() == raft.Leader {
+					t.Fatalf("%s leads", f.name)
+				}
 			}
 		}
-	}
-	followers[0].groups[1].rt.SetAdmitted(true)
-	followers[1].groups[1].rt.SetAdmitted(true)
-	c.apply(1, "second", l.name)
+		for _, f := range followers {
+			f.groups[1].rt.SetAdmitted(true)
+		}
+		c.apply(1, "second", l.name)
+	})
 }
 
 func TestSnapshotInstall(t *testing.T) {
