@@ -25,7 +25,7 @@ func (p *program) runLocal(ctx context.Context, args []string) error {
 	fs.IntVar(&ports.Peer, "peer-port", ports.Peer, "peer port of the first node")
 	fs.IntVar(&ports.Gossip, "gossip-port", ports.Gossip, "gossip port of the first node")
 	timeout := fs.Duration("timeout", time.Minute, "how long to wait until all are ready")
-	grace := fs.Duration("grace", 20*time.Second, "how long the nodes may take to stop")
+	grace := fs.Duration("grace", stopTime+5*time.Second, "how long the nodes may take to stop")
 	set := fs.StringArray("set", nil, "NAME=VALUE: a setting for all nodes, such as log-level=debug")
 	if err := fs.Parse(args); err != nil {
 		return err

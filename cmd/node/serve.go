@@ -17,7 +17,7 @@ import (
 
 // stopTime is how long a node may take to hand over its leaderships, close its
 // clients and its stores.
-const stopTime = 20 * time.Second
+const stopTime = 10 * time.Second
 
 // broker is a running node.
 type broker interface {

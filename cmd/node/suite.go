@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -55,8 +56,9 @@ func (p *program) suite(ctx context.Context, args []string) error {
 		return err
 	}
 	if *report != "" {
-		return r.WriteFile(*report)
+		err = r.WriteFile(*report)
+	} else {
+		_, err = fmt.Fprint(p.stdout, r.Markdown())
 	}
-	_, err = fmt.Fprint(p.stdout, r.Markdown())
-	return err
+	return errors.Join(err, r.Err())
 }

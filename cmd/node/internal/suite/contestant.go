@@ -19,6 +19,9 @@ import (
 // readyTime bounds the start of a contestant.
 const readyTime = time.Minute
 
+// stopTime bounds its end; a node gives up by itself before that.
+const stopTime = 15 * time.Second
+
 // contestant is what is measured. Only one runs at a time, since all share the
 // machine.
 type contestant interface {
@@ -63,7 +66,7 @@ func (c *cluster) ready(ctx context.Context) error {
 	return c.nodes.WaitReady(ctx)
 }
 
-func (c *cluster) stop() error { return c.nodes.Stop(20 * time.Second) }
+func (c *cluster) stop() error { return c.nodes.Stop(stopTime) }
 func (c *cluster) pids() []int { return c.nodes.PIDs() }
 func (c *cluster) addrs() []string {
 	var list []string

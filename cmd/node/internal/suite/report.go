@@ -45,6 +45,12 @@ func (r *Report) Markdown() string {
 	r.latencies(w)
 	r.topologies(w)
 	r.others(w)
+	if len(r.Failures) > 0 {
+		w.line("\n## What failed\n")
+	}
+	for _, f := range r.Failures {
+		w.line("- %s", strings.Join(strings.Fields(f), " "))
+	}
 	return w.b.String()
 }
 

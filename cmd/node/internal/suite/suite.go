@@ -35,6 +35,7 @@ type Report struct {
 	Idle      *IdleCluster
 	Conns     []Connections
 	Kill      *Kill
+	Failures  []string // measurements that failed, and why
 }
 
 // Row is a scenario with its measurements.
@@ -83,7 +84,8 @@ type runner struct {
 	own   *cluster
 }
 
-// Run measures all that is asked for. It takes several minutes.
+// Run measures all that is asked for. It takes several minutes. What failed
+// among them is in the report.
 func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
 		return nil, err
@@ -97,7 +99,19 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; the nodes' logs are in %s", err, dir)
 	}
+	if len(rep.Failures) > 0 {
+		opts.Progress("something failed; the nodes' logs are in " + dir)
+		return rep, nil
+	}
 	return rep, os.RemoveAll(dir)
+}
+
+// Err is not nil if a measurement failed.
+func (r *Report) Err() error {
+	if len(r.Failures) > 0 {
+		return fmt.Errorf("%d measurements failed, the first: %s", len(r.Failures), r.Failures[0])
+	}
+	return nil
 }
 
 func (r *runner) wants(name string) bool {
@@ -123,26 +137,43 @@ func (r *runner) run(ctx context.Context) (*Report, error) {
 		rep.Mosquitto = mosquittoVersion(r.opts.Mosquitto)
 	}
 	for _, s := range scenarios() {
-		if !r.wants(s.name) {
-			continue
-		}
-		row, err := r.scenario(ctx, s)
+		err := r.step(ctx, rep, s.name, func() error {
+			row, err := r.scenario(ctx, s)
+			if err == nil {
+				rep.Rows = append(rep.Rows, row)
+			}
+			return err
+		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+			return nil, err
 		}
-		rep.Rows = append(rep.Rows, row)
 	}
 	for _, m := range []struct {
 		name    string
 		measure func(context.Context, *Report) error
 	}{{idleCluster, r.idle}, {idleConnections, r.connections}, {killedNode, r.kill}} {
-		if r.wants(m.name) {
-			if err := m.measure(ctx, rep); err != nil {
-				return nil, fmt.Errorf("%s: %w", m.name, err)
-			}
+		if err := r.step(ctx, rep, m.name, func() error { return m.measure(ctx, rep) }); err != nil {
+			return nil, err
 		}
 	}
 	return rep, nil
+}
+
+// step carries out a measurement if it is wanted. One that fails is reported
+// and does not cost the others, which take minutes. The error is the end of ctx.
+func (r *runner) step(ctx context.Context, rep *Report, name string, measure func() error) error {
+	if !r.wants(name) {
+		return nil
+	}
+	err := measure()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		rep.Failures = append(rep.Failures, fmt.Sprintf("%s: %v", name, err))
+		r.opts.Progress(fmt.Sprintf("%-12s failed: %v", name, err))
+	}
+	return nil
 }
 
 // with runs f while a contestant runs.

@@ -1,6 +1,8 @@
 package suite
 
 import (
+	"context"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -90,6 +92,29 @@ func TestReport(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
+	}
+}
+
+func TestAFailureDoesNotCostTheRest(t *testing.T) {
+	r := &runner{opts: Options{Progress: func(string) {}}}
+	rep := exampleReport()
+	if rep.Err() != nil {
+		t.Error("nothing failed yet")
+	}
+	if err := r.step(t.Context(), rep, "kill", func() error { return errors.New("a node is\ngone") }); err != nil {
+		t.Errorf("the suite ends: %v", err)
+	}
+	if rep.Err() == nil || !strings.Contains(rep.Markdown(), "- kill: a node is gone") {
+		t.Errorf("%v\n%s", rep.Err(), rep.Markdown())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.step(ctx, rep, "kill", func() error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("the suite goes on after its end: %v", err)
+	}
+	r.opts.Only = []string{"idle"}
+	if err := r.step(ctx, rep, "kill", nil); err != nil {
+		t.Errorf("what is not wanted: %v", err)
 	}
 }
 
