@@ -47,11 +47,48 @@ func (c *checker) flows() {
 				seen: map[*message][]*history.Event{}, fresh: map[*message]int{}, retained: map[*message]int{},
 				app: map[*message]*history.Event{}, order: map[source]*message{}, resent: map[uint64]*inflight{},
 				quota: map[uint64]map[uint16]bool{}}
+			if s.crossed() {
+				f.sameIDs()
+				continue
+			}
 			for _, e := range s.events {
 				f.step(e)
 			}
 			f.unfinished()
 		}
+	}
+}
+
+// crossed says whether the session had connections whose order nobody knows, because they
+// connected at the same time. Then most of what the broker sent has no known order either.
+func (s *session) crossed() bool {
+	for i, a := range s.conns {
+		for _, b := range s.conns[i+1:] {
+			if b.connect.Seq < a.connack.Seq && a.connect.Seq < b.connack.Seq {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sameIDs checks what holds in any order: a message that the broker was given once has one
+// packet id in a session, and one connection gets it once.
+func (f *flow) sameIDs() {
+	for _, e := range f.s.events {
+		m := f.c.messages[e.Message]
+		if e.Packet != history.Publish || e.Dir != history.In || m == nil || m.clash || e.Retain || e.QoS == 0 {
+			continue
+		}
+		f.content(e, m)
+		for _, before := range f.seen[m] {
+			if before.ID != e.ID && m.copies(e.Seq) == 1 {
+				f.c.violate(Order, lines(before, e), "message %q under two packet ids", m.id)
+			} else if before.ID == e.ID && before.Conn == e.Conn {
+				f.c.violate(Duplicate, lines(before, e), "sent again on the same connection [MQTT-4.4.0-1]")
+			}
+		}
+		f.seen[m] = append(f.seen[m], e)
 	}
 }
 

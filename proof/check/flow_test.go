@@ -243,3 +243,20 @@ s/2 < PUBLISH id=3 q1 t=t m=c
 s/2 < PUBLISH id=4 q1 t=t m=d`},
 	})
 }
+
+// TestCrossedConnections has two connections whose order nobody knows.
+func TestCrossedConnections(t *testing.T) {
+	const crossed = both + at2 + `
+s/2 < CLOSE
+s/3@n1 > CONNECT keep
+s/4@n2 > CONNECT keep
+s/3 < CONNACK present
+s/4 < CONNACK present
+s/4 < PUBLISH id=1 q2 dup t=t m=m1
+`
+	tell(t, []story{
+		{"read in the wrong order", 0, crossed + "s/3 < PUBLISH id=1 q2 t=t m=m1"},
+		{"under two ids", Order, crossed + "s/3 < PUBLISH id=2 q2 t=t m=m1"},
+		{"twice on a connection", Duplicate, crossed + "s/4 < PUBLISH id=1 q2 dup t=t m=m1"},
+	})
+}

@@ -76,10 +76,11 @@ type Node struct {
 func StartCluster(t *testing.T, n int, flags ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Rec: history.NewRecorder(), flags: flags}
+	dir := t.TempDir() // first, so that it is still there when end shows logs
 	t.Cleanup(c.end)
 	// Ports that were free a moment ago may be taken by now: then again, with others.
 	for attempt := range 3 {
-		c.plan(n, attempt)
+		c.plan(n, filepath.Join(dir, fmt.Sprint(attempt)))
 		for _, node := range c.Nodes {
 			node.start()
 		}
@@ -96,8 +97,7 @@ func StartCluster(t *testing.T, n int, flags ...string) *Cluster {
 	return nil
 }
 
-func (c *Cluster) plan(n, attempt int) {
-	dir := c.t.TempDir()
+func (c *Cluster) plan(n int, dir string) {
 	var open []interface{ Close() error }
 	addr := func(udp bool) string {
 		for {
@@ -119,7 +119,7 @@ func (c *Cluster) plan(n, attempt int) {
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		c.Nodes = append(c.Nodes, &Node{c: c, Name: name, MQTT: addr(false), Peer: addr(false), HTTP: addr(false),
-			Gossip: addr(true), dir: filepath.Join(dir, fmt.Sprint(attempt), name)})
+			Gossip: addr(true), dir: filepath.Join(dir, name)})
 	}
 	for _, o := range open {
 		if err := o.Close(); err != nil {
@@ -343,9 +343,9 @@ func (n *Node) get(ctx context.Context, path string, into any) error {
 type Status struct {
 	Ready      bool `json:"ready"`
 	Partitions []struct {
-		ID     uint32 `json:"id"`
-		Leader string `json:"leader"`
-		Queued int    `json:"queued_messages"`
+		ID        uint32 `json:"id"`
+		Leader    string `json:"leader"`
+		Connected int    `json:"connected"`
 	} `json:"partitions"`
 	Connections int `json:"connections"`
 }
