@@ -104,6 +104,7 @@ func (ld *leader) stop() {
 	ld.r.sm.setLeader(nil)
 	ld.cancel()
 	ld.wg.Wait()
+	ld.r.transport.SetSilent(false)
 	ld.out.close()
 	if ld.ann != nil {
 		ld.ann.fail()
@@ -321,6 +322,7 @@ func (ld *leader) flush() {
 
 // tick does what the clock demands.
 func (ld *leader) tick() {
+	ld.r.transport.SetSilent(ld.r.group.Pending() > 4*ld.n.o.HeartbeatTimeout)
 	if !ld.led {
 		return
 	}

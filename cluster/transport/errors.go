@@ -11,6 +11,8 @@ import (
 var (
 	// ErrClosed: the transport, or the group's part of it, is closed.
 	ErrClosed = errors.New("transport: closed")
+	// ErrSilent: the replica sends no heartbeats, see RaftTransport.SetSilent.
+	ErrSilent = errors.New("transport: heartbeats are withheld")
 	// ErrLinkDown: there is no connection to the peer, or it broke before the
 	// answer came; whether the peer acted on the request is unknown.
 	ErrLinkDown = errors.New("transport: link down")

@@ -22,6 +22,7 @@ type RaftTransport struct {
 	group    uint32
 	self     raft.ServerID
 	admitted atomic.Bool
+	silent   atomic.Bool
 	consumer chan raft.RPC
 	inbox    inbox
 	closed   chan struct{}
@@ -55,6 +56,11 @@ func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTrans
 // asks for none; it takes log entries and snapshots. Raft's own checks would
 // let an empty replica vote, and so a wiped disk lose what it once promised.
 func (g *RaftTransport) SetAdmitted(admitted bool) { g.admitted.Store(admitted) }
+
+// SetSilent stops (or resumes) sending heartbeats. A leader whose disk stalls
+// would keep its leadership by them for ever, since they need no disk, while it
+// can commit nothing (hashicorp/raft #503): silent, it is deposed.
+func (g *RaftTransport) SetSilent(silent bool) { g.silent.Store(silent) }
 
 // Consumer implements raft.Transport.
 func (g *RaftTransport) Consumer() <-chan raft.RPC { return g.consumer }
@@ -238,6 +244,9 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	var r *peerpb.RaftResponse
 	var err error
 	if isHeartbeat(args) {
+		if g.silent.Load() {
+			return ErrSilent
+		}
 		req := g.request(id, g.t.opts.UrgentTimeout)
 		req.Body = toAppend(args)
 		if r, err = g.ask(id, req, g.regular(id)); err == nil {
