@@ -68,16 +68,10 @@ func (m *Machine) catchUp(sl *slot) *slot {
 func (m *Machine) takeOver(sl *slot, resumed, clean bool) {
 	connected := sl.s.owner != 0
 	if connected {
-		m.supersede(sl)
+		m.supersede(sl, resumed)
 		m.releaseHolds(sl, nil)
 	}
 	if resumed {
-		// The old connection closes without a DISCONNECT. A will with a delay
-		// is not published, since the client is back before its end
-		// [MQTT-3.1.3-9].
-		if w := sl.s.will; w != nil && connected && w.Delay == 0 {
-			m.publishWill(sl, 0)
-		}
 		return
 	}
 	if sl.s.ephemeral && !connected {
@@ -112,7 +106,7 @@ func (m *Machine) disconnect(d *logpb.Disconnect) uint32 {
 		m.leave(sl, d.Lost, 0)
 		return CodeOK
 	}
-	if !m.ownerGone(sl, func(p previous) bool { return p.epoch == d.Epoch }) {
+	if !m.ownerGone(sl, func(p previous) bool { return p.epoch == d.Epoch }, d.Lost, 0) {
 		return CodeFenced
 	}
 	m.removeGhost(sl)
@@ -151,6 +145,10 @@ func (m *Machine) publishWill(sl *slot, afterClose uint64) {
 	s := m.edit(sl)
 	w := s.will
 	s.will, s.willAt, s.willAfterClose = nil, 0, 0
+	m.handOnWill(w, afterClose)
+}
+
+func (m *Machine) handOnWill(w *logpb.Will, afterClose uint64) {
 	if w == nil || w.Message == nil {
 		return
 	}
@@ -173,7 +171,7 @@ func (m *Machine) closeGateway(gateway uint64) {
 		}
 	}
 	for _, sl := range m.slotsOf(m.isClosed) {
-		m.ownerGone(sl, func(p previous) bool { return m.isClosed(p.gateway) })
+		m.ownerGone(sl, func(p previous) bool { return m.isClosed(p.gateway) }, true, gateway)
 		if sl.s.owner != 0 && m.isClosed(sl.s.owner) {
 			m.leave(sl, true, gateway)
 		} else {
@@ -190,7 +188,7 @@ func (m *Machine) deleteSession(clientID string) uint32 {
 		return CodeOK
 	}
 	if sl.s.owner != 0 {
-		m.supersede(sl)
+		m.supersede(sl, false)
 	}
 	m.end(sl, SessionDeleted)
 	m.removeGhost(sl)
@@ -210,6 +208,6 @@ func (m *Machine) ownersClosed(o *logpb.OwnerClosed) {
 			}
 		}
 		return false
-	})
+	}, true, 0)
 	m.removeGhost(sl)
 }

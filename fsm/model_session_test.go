@@ -26,12 +26,9 @@ func (m *model) connect(source uint64, op *logpb.Connect) []byte {
 	}
 	present := s.exists && !s.ephemeral && !op.CleanStart
 	connected := s.owner != 0
-	m.kick(s)
+	m.kick(s, present)
 	if connected {
 		m.releaseAll(s)
-	}
-	if present && connected && s.will != nil && s.will.Delay == 0 {
-		m.will(s)
 	}
 	if s.exists && !present {
 		reason := SessionExpired
@@ -73,21 +70,32 @@ func (m *model) cap(expiry uint32) uint32 {
 }
 
 // kick makes the owner, if there is one, a previous one.
-func (m *model) kick(s *mSession) {
+func (m *model) kick(s *mSession, resumed bool) {
 	if s.owner == 0 {
 		return
 	}
+	if s.will != nil && !(resumed && s.will.Delay > 0) {
+		if m.oldWills == nil {
+			m.oldWills = map[Connection]*logpb.Will{}
+		}
+		m.oldWills[Connection{s.id, s.owner, s.epoch}] = s.will
+	}
+	s.will = nil
 	c := Connection{s.id, s.owner, s.epoch}
 	s.previous = append(s.previous, c)
 	m.e.Kick = append(m.e.Kick, c)
 	s.owner = 0
 }
 
-func (m *model) gone(s *mSession, which func(Connection) bool) (found bool) {
+func (m *model) gone(s *mSession, which func(Connection) bool, lost bool, closed uint64) (found bool) {
 	for _, c := range s.previous {
 		if which(c) {
 			found = true
 			m.e.OwnerGone = append(m.e.OwnerGone, c)
+			if w := m.oldWills[c]; w != nil && lost {
+				m.publishWill(w, closed)
+			}
+			delete(m.oldWills, c)
 		}
 	}
 	s.previous = slices.DeleteFunc(s.previous, which)
@@ -111,7 +119,7 @@ func (m *model) disconnect(op *logpb.Disconnect) uint32 {
 			s.expiry = m.cap(op.Expiry)
 		}
 		m.leave(s, op.Lost, 0)
-	case !m.gone(s, func(c Connection) bool { return c.Epoch == op.Epoch }):
+	case !m.gone(s, func(c Connection) bool { return c.Epoch == op.Epoch }, op.Lost, 0):
 		return CodeFenced
 	}
 	return CodeOK
@@ -174,6 +182,10 @@ func (m *model) drop(s *mSession, class Class, reason Reason, n uint64) {
 func (m *model) will(s *mSession) {
 	w, closed := s.will, s.willAfterClose
 	s.will, s.willAt, s.willAfterClose = nil, 0, 0
+	m.publishWill(w, closed)
+}
+
+func (m *model) publishWill(w *logpb.Will, closed uint64) {
 	msg := m.deadline(w.Message)
 	msg.IdSource, msg.IdSeq = uint64(m.partition), m.outboxSeq+1
 	m.handOn(msg, closed, "", 0)
@@ -203,7 +215,7 @@ func (m *model) closeGateway(g uint64) {
 	}
 	for _, id := range m.ids() {
 		s := m.sessions[id]
-		m.gone(s, func(c Connection) bool { return m.isClosed(c.Gateway) })
+		m.gone(s, func(c Connection) bool { return m.isClosed(c.Gateway) }, true, g)
 		if s.owner != 0 && m.isClosed(s.owner) {
 			m.leave(s, true, g)
 		}

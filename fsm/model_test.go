@@ -21,6 +21,7 @@ type model struct {
 	closed                map[uint64]uint64
 	outbox                map[uint64]*OutboxItem
 	retained              map[string]*logpb.Message
+	oldWills              map[Connection]*logpb.Will // of previous owners
 	unknownAcks           uint64
 	e                     *Effects
 	touched               map[string]bool
@@ -256,11 +257,11 @@ func (m *model) leader(body any) uint32 {
 		if s := m.sessions[op.ClientId]; s != nil {
 			m.gone(s, func(c Connection) bool {
 				return slices.ContainsFunc(op.Owners, func(o *logpb.Owner) bool { return o.Gateway == c.Gateway && o.Epoch == c.Epoch })
-			})
+			}, true, 0)
 		}
 	case *logpb.DeleteSession:
 		if s := m.sessions[op.ClientId]; s != nil && s.exists {
-			m.kick(s)
+			m.kick(s, false)
 			m.end(s, SessionDeleted)
 		}
 	}

@@ -32,7 +32,7 @@ func (r *recordReader) session(body []byte) error {
 	}
 	sl := m.addSlot(s)
 	for _, o := range p.Previous {
-		s.previous = append(s.previous, previous{o.Gateway, o.Epoch})
+		s.previous = append(s.previous, previous{o.Gateway, o.Epoch, o.Will})
 		m.gateway(o.Gateway, 0, 1)
 	}
 	m.countSession(s)

@@ -61,7 +61,12 @@ type session struct {
 	dropped uint64 // messages, for limits
 }
 
-type previous struct{ gateway, epoch uint64 }
+type previous struct {
+	gateway, epoch uint64
+	// will of the connection; nil: none, or it is not to be published anyhow. It
+	// goes when the connection turns out to have ended without a DISCONNECT.
+	will *logpb.Will
+}
 
 // inbound is a QoS 2 packet id of the client that is in use.
 type inbound struct {
@@ -195,17 +200,25 @@ func (m *Machine) setOwner(sl *slot, gateway uint64) {
 }
 
 // supersede makes the current owner a previous one, whose connection must close.
-func (m *Machine) supersede(sl *slot) {
+// Its will waits for word of how it ended: a DISCONNECT may be on its way
+// [MQTT-3.14.4-3]. A session that is resumed drops a will with a delay, since
+// the client is back before its end [MQTT-3.1.3-9].
+func (m *Machine) supersede(sl *slot, resumed bool) {
 	s := m.edit(sl)
-	old := previous{s.owner, s.epoch}
+	old := previous{s.owner, s.epoch, s.will}
+	if old.will != nil && resumed && old.will.Delay > 0 {
+		old.will = nil
+	}
+	s.will = nil
 	s.previous = append(s.previous, old)
 	m.gateway(old.gateway, 0, 1)
 	m.effects.Kick = append(m.effects.Kick, Connection{s.id, old.gateway, old.epoch})
 	m.setOwner(sl, 0)
 }
 
-// ownerGone forgets previous owners that complete nothing any more.
-func (m *Machine) ownerGone(sl *slot, gone func(previous) bool) (found bool) {
+// ownerGone forgets previous owners that complete nothing any more. lost: they
+// ended without a DISCONNECT, and their wills are published.
+func (m *Machine) ownerGone(sl *slot, gone func(previous) bool, lost bool, afterClose uint64) (found bool) {
 	if !slices.ContainsFunc(sl.s.previous, gone) {
 		return false
 	}
@@ -216,6 +229,9 @@ func (m *Machine) ownerGone(sl *slot, gone func(previous) bool) (found bool) {
 		}
 		m.gateway(p.gateway, 0, -1)
 		m.effects.OwnerGone = append(m.effects.OwnerGone, Connection{s.id, p.gateway, p.epoch})
+		if lost {
+			m.handOnWill(p.will, afterClose)
+		}
 		return true
 	})
 	return true

@@ -163,7 +163,7 @@ func (w *recordWriter) session(s *session) {
 		LastHold: s.lastHold, Dropped: s.dropped,
 	}
 	for _, p := range s.previous {
-		r.Previous = append(r.Previous, &logpb.Owner{Gateway: p.gateway, Epoch: p.epoch})
+		r.Previous = append(r.Previous, &logpb.Owner{Gateway: p.gateway, Epoch: p.epoch, Will: p.will})
 	}
 	for i := range s.queue.n {
 		r.Queue = append(r.Queue, w.queued(s.queue.at(i)))

@@ -920,9 +920,12 @@ func (x *Connect) GetWill() *Will {
 }
 
 type Owner struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gateway       uint64                 `protobuf:"varint,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Gateway uint64                 `protobuf:"varint,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Epoch   uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// will of the connection, in snapshots: whether it is published is known when
+	// its gateway says how it ended.
+	Will          *Will `protobuf:"bytes,3,opt,name=will,proto3" json:"will,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -969,6 +972,13 @@ func (x *Owner) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Owner) GetWill() *Will {
+	if x != nil {
+		return x.Will
+	}
+	return nil
 }
 
 type ConnectResult struct {
@@ -3610,10 +3620,11 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x06window\x18\x06 \x01(\rR\x06window\x12\x1d\n" +
 	"\n" +
 	"max_packet\x18\a \x01(\rR\tmaxPacket\x12)\n" +
-	"\x04will\x18\b \x01(\v2\x15.flotilla.log.v1.WillR\x04will\"7\n" +
+	"\x04will\x18\b \x01(\v2\x15.flotilla.log.v1.WillR\x04will\"b\n" +
 	"\x05Owner\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\x04R\agateway\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xd6\x01\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +
+	"\x04will\x18\x03 \x01(\v2\x15.flotilla.log.v1.WillR\x04will\"\xd6\x01\n" +
 	"\rConnectResult\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1c\n" +
@@ -3914,41 +3925,42 @@ var file_logpb_log_proto_depIdxs = []int32{
 	30, // 17: flotilla.log.v1.Op.delete_session:type_name -> flotilla.log.v1.DeleteSession
 	6,  // 18: flotilla.log.v1.Will.message:type_name -> flotilla.log.v1.Message
 	7,  // 19: flotilla.log.v1.Connect.will:type_name -> flotilla.log.v1.Will
-	9,  // 20: flotilla.log.v1.ConnectResult.previous:type_name -> flotilla.log.v1.Owner
-	11, // 21: flotilla.log.v1.ConnectResult.subscriptions:type_name -> flotilla.log.v1.Subscription
-	11, // 22: flotilla.log.v1.Subscribe.subscriptions:type_name -> flotilla.log.v1.Subscription
-	6,  // 23: flotilla.log.v1.Publish.message:type_name -> flotilla.log.v1.Message
-	6,  // 24: flotilla.log.v1.Receive.message:type_name -> flotilla.log.v1.Message
-	1,  // 25: flotilla.log.v1.Ack.kind:type_name -> flotilla.log.v1.Ack.Kind
-	6,  // 26: flotilla.log.v1.RetainedAnswer.messages:type_name -> flotilla.log.v1.Message
-	24, // 27: flotilla.log.v1.Lead.settings:type_name -> flotilla.log.v1.Settings
-	0,  // 28: flotilla.log.v1.Settings.queue_full:type_name -> flotilla.log.v1.QueueFull
-	9,  // 29: flotilla.log.v1.OwnerClosed.owners:type_name -> flotilla.log.v1.Owner
-	33, // 30: flotilla.log.v1.SnapshotRecord.header:type_name -> flotilla.log.v1.SnapshotHeader
-	39, // 31: flotilla.log.v1.SnapshotRecord.session:type_name -> flotilla.log.v1.SessionState
-	32, // 32: flotilla.log.v1.SnapshotRecord.retained:type_name -> flotilla.log.v1.RetainedState
-	38, // 33: flotilla.log.v1.SnapshotRecord.outbox:type_name -> flotilla.log.v1.OutboxItem
-	36, // 34: flotilla.log.v1.SnapshotRecord.mark:type_name -> flotilla.log.v1.MarkState
-	35, // 35: flotilla.log.v1.SnapshotRecord.closed:type_name -> flotilla.log.v1.ClosedNode
-	34, // 36: flotilla.log.v1.SnapshotRecord.trailer:type_name -> flotilla.log.v1.SnapshotTrailer
-	6,  // 37: flotilla.log.v1.SnapshotRecord.message:type_name -> flotilla.log.v1.Message
-	24, // 38: flotilla.log.v1.SnapshotHeader.settings:type_name -> flotilla.log.v1.Settings
-	37, // 39: flotilla.log.v1.MarkState.results:type_name -> flotilla.log.v1.StoredResult
-	7,  // 40: flotilla.log.v1.SessionState.will:type_name -> flotilla.log.v1.Will
-	9,  // 41: flotilla.log.v1.SessionState.previous:type_name -> flotilla.log.v1.Owner
-	11, // 42: flotilla.log.v1.SessionState.subscriptions:type_name -> flotilla.log.v1.Subscription
-	41, // 43: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
-	42, // 44: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
-	43, // 45: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
-	44, // 46: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
-	40, // 47: flotilla.log.v1.SessionState.answered:type_name -> flotilla.log.v1.AnsweredMessage
-	41, // 48: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
-	41, // 49: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	7,  // 20: flotilla.log.v1.Owner.will:type_name -> flotilla.log.v1.Will
+	9,  // 21: flotilla.log.v1.ConnectResult.previous:type_name -> flotilla.log.v1.Owner
+	11, // 22: flotilla.log.v1.ConnectResult.subscriptions:type_name -> flotilla.log.v1.Subscription
+	11, // 23: flotilla.log.v1.Subscribe.subscriptions:type_name -> flotilla.log.v1.Subscription
+	6,  // 24: flotilla.log.v1.Publish.message:type_name -> flotilla.log.v1.Message
+	6,  // 25: flotilla.log.v1.Receive.message:type_name -> flotilla.log.v1.Message
+	1,  // 26: flotilla.log.v1.Ack.kind:type_name -> flotilla.log.v1.Ack.Kind
+	6,  // 27: flotilla.log.v1.RetainedAnswer.messages:type_name -> flotilla.log.v1.Message
+	24, // 28: flotilla.log.v1.Lead.settings:type_name -> flotilla.log.v1.Settings
+	0,  // 29: flotilla.log.v1.Settings.queue_full:type_name -> flotilla.log.v1.QueueFull
+	9,  // 30: flotilla.log.v1.OwnerClosed.owners:type_name -> flotilla.log.v1.Owner
+	33, // 31: flotilla.log.v1.SnapshotRecord.header:type_name -> flotilla.log.v1.SnapshotHeader
+	39, // 32: flotilla.log.v1.SnapshotRecord.session:type_name -> flotilla.log.v1.SessionState
+	32, // 33: flotilla.log.v1.SnapshotRecord.retained:type_name -> flotilla.log.v1.RetainedState
+	38, // 34: flotilla.log.v1.SnapshotRecord.outbox:type_name -> flotilla.log.v1.OutboxItem
+	36, // 35: flotilla.log.v1.SnapshotRecord.mark:type_name -> flotilla.log.v1.MarkState
+	35, // 36: flotilla.log.v1.SnapshotRecord.closed:type_name -> flotilla.log.v1.ClosedNode
+	34, // 37: flotilla.log.v1.SnapshotRecord.trailer:type_name -> flotilla.log.v1.SnapshotTrailer
+	6,  // 38: flotilla.log.v1.SnapshotRecord.message:type_name -> flotilla.log.v1.Message
+	24, // 39: flotilla.log.v1.SnapshotHeader.settings:type_name -> flotilla.log.v1.Settings
+	37, // 40: flotilla.log.v1.MarkState.results:type_name -> flotilla.log.v1.StoredResult
+	7,  // 41: flotilla.log.v1.SessionState.will:type_name -> flotilla.log.v1.Will
+	9,  // 42: flotilla.log.v1.SessionState.previous:type_name -> flotilla.log.v1.Owner
+	11, // 43: flotilla.log.v1.SessionState.subscriptions:type_name -> flotilla.log.v1.Subscription
+	41, // 44: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
+	42, // 45: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
+	43, // 46: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
+	44, // 47: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
+	40, // 48: flotilla.log.v1.SessionState.answered:type_name -> flotilla.log.v1.AnsweredMessage
+	41, // 49: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
+	41, // 50: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_logpb_log_proto_init() }
