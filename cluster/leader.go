@@ -303,6 +303,7 @@ func (ld *leader) applied(o *fsm.Outcome) {
 		ld.completed(c)
 	}
 	ld.kickAll(e.Kick)
+	ld.ownersGone(e.OwnerGone)
 	if len(e.Interest) > 0 {
 		ld.ann.change(e.Version, interestChanges(e.Interest))
 		ld.annDirty = true

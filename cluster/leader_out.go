@@ -63,6 +63,19 @@ func (ld *leader) kickAll(cs []fsm.Connection) {
 	}
 }
 
+// ownersGone tells the gateways that connections which lost their sessions are
+// closed: the new owner's may have no link to the old one's.
+func (ld *leader) ownersGone(cs []fsm.Connection) {
+	for _, c := range cs {
+		f := &peerpb.Frame{Body: &peerpb.Frame_Kicked{Kicked: &peerpb.Kicked{
+			Partition: ld.r.partition, Gateway: c.Gateway, ClientId: c.ClientID, Epoch: c.Epoch,
+		}}}
+		for _, node := range ld.n.memberNodes() {
+			ld.n.send(node, f)
+		}
+	}
+}
+
 // flushPushes sends the deliveries of a pass to their gateways.
 func (ld *leader) flushPushes() {
 	for g, pushes := range ld.pushes {
