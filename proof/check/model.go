@@ -22,6 +22,7 @@ type conn struct {
 	node                  string
 	connect, connack      *history.Event // connack only if it accepts
 	bye, end              *history.Event // DISCONNECT sent; CLOSE
+	refused               *history.Event // a CONNACK that refuses; it may have come too late to undo what CONNECT did
 	lastIn                int64          // time of the last packet from the broker
 	session               *session       // nil without connack
 	events                []*history.Event
@@ -241,6 +242,7 @@ func (c *checker) add(m *message) *message {
 
 func (c *checker) connected(n *conn, e *history.Event) {
 	if e.Type != history.OK {
+		n.refused = e
 		return
 	}
 	n.connack = e

@@ -93,7 +93,7 @@ func (c *checker) stats(events []history.Event) Stats {
 			previous = n
 		}
 		for _, n := range cl.conns {
-			if n.connack == nil {
+			if n.connack == nil && n.refused == nil {
 				s.Ambiguous++
 			}
 			for _, waiting := range n.sent {

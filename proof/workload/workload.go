@@ -254,6 +254,7 @@ func (a *actor) reconnect(leave client.Leave) {
 	present, err := a.session.Connect(ctx, a.w.cfg.Targets[node], a.clean, leave)
 	cancel()
 	if err != nil {
+		a.pause(100) // a node that is down should not be asked in a tight loop
 		return
 	}
 	a.ever = true
