@@ -1,10 +1,15 @@
 package cluster
 
 import (
+	"sync"
+
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
+
+// maxHeldFrames bounds what waits for news of the control group.
+const maxHeldFrames = 1024
 
 // onFrame takes a frame of another node, or of this one, in order per sender.
 func (n *Node) onFrame(from string, f *peerpb.Frame) {
@@ -77,7 +82,32 @@ func (n *Node) toLeader(partition uint32, from string, f *peerpb.Frame) bool {
 	return true
 }
 
+// heldFrames are lane items whose senders know more of the control group than we.
+type heldFrames struct {
+	mu     sync.Mutex
+	frames []event
+}
+
+// release hands on what was held; what is still too early is held again.
+func (n *Node) releaseHeld() {
+	n.held.mu.Lock()
+	frames := n.held.frames
+	n.held.frames = nil
+	n.held.mu.Unlock()
+	for _, ev := range frames {
+		n.onLaneItems(ev.from, ev.frame, ev.frame.GetLaneItems())
+	}
+}
+
 func (n *Node) onLaneItems(from string, f *peerpb.Frame, items *peerpb.LaneItems) {
+	if items.Knows > n.control.State().Applied {
+		n.held.mu.Lock()
+		if len(n.held.frames) < maxHeldFrames { // else the source sends again
+			n.held.frames = append(n.held.frames, event{from: from, frame: f})
+		}
+		n.held.mu.Unlock()
+		return
+	}
 	to := items.Lane.Destination
 	a := &peerpb.LaneAnswer{Lane: items.Lane, SourceTerm: items.Term}
 	if isPartition(to) {

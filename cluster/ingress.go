@@ -23,7 +23,8 @@ type ingress struct {
 
 	mu       sync.Mutex
 	gateways map[uint64]*lane // to other nodes' gateways; guarded by mu
-	gated    []func(error)    // answers that wait for the lease; guarded by mu
+	gated    []func(error)    // what waits for the lease, in order; guarded by mu
+	draining bool             // leaseRenewed is at work; guarded by mu
 	ended    bool             // guarded by mu
 
 	interest *announcer // of this gateway
@@ -101,32 +102,48 @@ func (g *ingress) part(clientID string) *ingressPart {
 	return g.parts[partitionOf(clientID, uint32(len(g.parts)))]
 }
 
-// gate calls answer when the node's lease is valid: without it nothing is
-// acknowledged (design §5). If the incarnation ends first it gets ErrUnavailable.
-func (g *ingress) gate(answer func(error)) {
-	if g.n.leaseValid() {
-		answer(nil)
-		return
-	}
+// gate calls fn when the node's lease is valid, in the order of the calls:
+// without it nothing is acknowledged, and nothing that a client sends goes
+// anywhere (design §5). If the incarnation ends first fn gets ErrUnavailable.
+func (g *ingress) gate(fn func(error)) {
 	g.mu.Lock()
-	if !g.ended {
-		g.gated = append(g.gated, answer)
+	switch {
+	case g.ended:
+		g.mu.Unlock()
+		fn(flow.ErrUnavailable)
+	case !g.n.leaseValid() || len(g.gated) > 0 || g.draining:
+		g.gated = append(g.gated, fn)
+		g.mu.Unlock()
+	default:
+		g.mu.Unlock()
+		fn(nil)
+	}
+}
+
+// passable reports whether gate would let a call pass at once.
+func (g *ingress) passable() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.ended && len(g.gated) == 0 && !g.draining && g.n.leaseValid()
+}
+
+// leaseRenewed lets go of what waited, in order.
+func (g *ingress) leaseRenewed() {
+	g.mu.Lock()
+	if g.draining {
 		g.mu.Unlock()
 		return
 	}
-	g.mu.Unlock()
-	answer(flow.ErrUnavailable)
-}
-
-// leaseRenewed lets go of the answers that waited.
-func (g *ingress) leaseRenewed() {
-	g.mu.Lock()
-	due := g.gated
-	g.gated = nil
-	g.mu.Unlock()
-	for _, answer := range due {
-		g.gate(answer)
+	g.draining = true
+	for len(g.gated) > 0 && g.n.leaseValid() {
+		fn := g.gated[0]
+		g.gated = g.gated[1:]
+		g.mu.Unlock()
+		fn(nil)
+		g.mu.Lock()
 	}
+	g.draining = false
+	g.mu.Unlock()
 }
 
 // end fails everything that is asked and not answered. The gateway has closed

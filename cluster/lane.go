@@ -130,6 +130,7 @@ func (l *lane) frame(items []laneItem) *peerpb.Frame {
 		Term:      l.term,
 		Items:     ptrs,
 		Confirmed: l.answered,
+		Knows:     l.pump.knows(),
 	}}}
 }
 

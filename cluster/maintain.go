@@ -67,6 +67,7 @@ func (n *Node) maintain(ctx context.Context) {
 		if g == nil {
 			continue
 		}
+		g.leaseRenewed()
 		g.interest.flush()
 		g.kicks.retry("")
 		g.reads.retry(0, false)

@@ -52,6 +52,7 @@ type Node struct {
 	diskLow atomic.Bool
 
 	positions positions
+	held      heldFrames
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -71,7 +72,7 @@ func Open(o Options) (n *Node, err error) {
 		local: newMailbox[*peerpb.Frame](), announce: make(chan struct{}, 1), closed: make(chan struct{}, 1),
 	}
 	n.positions.init()
-	n.pump = newPump(n.send, func(k int) { n.metrics.RouteDropped.Add(uint64(k)) })
+	n.pump = newPump(n.send, func() uint64 { return n.control.State().Applied }, func(k int) { n.metrics.RouteDropped.Add(uint64(k)) })
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {

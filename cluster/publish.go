@@ -26,14 +26,28 @@ func (n *Node) Publish(m *flow.Message, done func(bool, error)) {
 		return
 	}
 	m.ID = g.messageID()
-	var buf [8]target
-	targets := n.routes.match(m.Topic, buf[:0])
 	if m.QoS == flow.AtMostOnce {
-		g.publishUnreliable(m, targets)
+		var buf [8]target
+		targets := n.routes.match(m.Topic, buf[:0])
+		if !n.leaseValid() {
+			n.metrics.RouteDropped.Add(1) // at most once; nobody waits for it
+		} else {
+			g.publishUnreliable(m, targets)
+		}
 		done(len(targets) > 0, nil)
 		return
 	}
-	g.publishReliable(m, targets, done)
+	if g.passable() {
+		g.publishReliable(m, done)
+		return
+	}
+	g.gate(func(err error) {
+		if err != nil {
+			done(false, err)
+			return
+		}
+		g.publishReliable(m, done)
+	})
 }
 
 // publishUnreliable hands a message to the gateways that want it, without an
@@ -108,8 +122,11 @@ func (w *publishing) one() {
 
 // publishReliable puts a message of QoS 1 on the lane of every destination that
 // wants it (design §3).
-func (g *ingress) publishReliable(m *flow.Message, targets []target, done func(bool, error)) {
+func (g *ingress) publishReliable(m *flow.Message, done func(bool, error)) {
 	n := g.n
+	var buf [8]target
+	targets := n.routes.match(m.Topic, buf[:0])
+	matched := len(targets) > 0
 	w := &publishing{finish: func(refused, ended bool) {
 		switch {
 		case ended && g.hasEnded():
@@ -122,7 +139,7 @@ func (g *ingress) publishReliable(m *flow.Message, targets []target, done func(b
 				done(true, err)
 			})
 		default:
-			g.gate(func(err error) { done(len(targets) > 0, err) })
+			g.gate(func(err error) { done(matched, err) })
 		}
 	}}
 	w.left.Store(1)

@@ -14,7 +14,8 @@ const pumpInterval = 50 * time.Millisecond // how often lanes are looked at by t
 // came while it was busy goes out together, so that a busy node batches by
 // itself and an idle one sends at once.
 type pump struct {
-	send func(node string, f *peerpb.Frame) bool
+	send  func(node string, f *peerpb.Frame) bool
+	knows func() uint64 // our applied index of the control group
 
 	mu     sync.Mutex
 	lanes  map[*lane]struct{}
@@ -27,9 +28,10 @@ type pump struct {
 	routeDropped func(n int)
 }
 
-func newPump(send func(string, *peerpb.Frame) bool, routeDropped func(int)) *pump {
+func newPump(send func(string, *peerpb.Frame) bool, knows func() uint64, routeDropped func(int)) *pump {
 	return &pump{
 		send:         send,
+		knows:        knows,
 		lanes:        make(map[*lane]struct{}),
 		routes:       make(map[string]*peerpb.Route),
 		wake:         make(chan struct{}, 1),

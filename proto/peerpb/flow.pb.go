@@ -624,7 +624,11 @@ type LaneItems struct {
 	Term  uint64      `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
 	Items []*LaneItem `protobuf:"bytes,3,rep,name=items,proto3" json:"items,omitempty"`
 	// confirmed: the source has the results of all items up to this one.
-	Confirmed     uint64 `protobuf:"varint,4,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	Confirmed uint64 `protobuf:"varint,4,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	// knows is the sender's applied index of the control group. A destination that
+	// has not come so far waits: what the sender relies on (that a gateway has
+	// ended, above all) must be known here first.
+	Knows         uint64 `protobuf:"varint,5,opt,name=knows,proto3" json:"knows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +687,13 @@ func (x *LaneItems) GetItems() []*LaneItem {
 func (x *LaneItems) GetConfirmed() uint64 {
 	if x != nil {
 		return x.Confirmed
+	}
+	return 0
+}
+
+func (x *LaneItems) GetKnows() uint64 {
+	if x != nil {
+		return x.Knows
 	}
 	return 0
 }
@@ -2165,12 +2176,13 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\bLaneItem\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04prev\x18\x02 \x01(\x04R\x04prev\x12\x0e\n" +
-	"\x02op\x18\x03 \x01(\fR\x02op\"\x9b\x01\n" +
+	"\x02op\x18\x03 \x01(\fR\x02op\"\xb1\x01\n" +
 	"\tLaneItems\x12*\n" +
 	"\x04lane\x18\x01 \x01(\v2\x16.flotilla.peer.v1.LaneR\x04lane\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x120\n" +
 	"\x05items\x18\x03 \x03(\v2\x1a.flotilla.peer.v1.LaneItemR\x05items\x12\x1c\n" +
-	"\tconfirmed\x18\x04 \x01(\x04R\tconfirmed\"J\n" +
+	"\tconfirmed\x18\x04 \x01(\x04R\tconfirmed\x12\x14\n" +
+	"\x05knows\x18\x05 \x01(\x04R\x05knows\"J\n" +
 	"\n" +
 	"LaneResult\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +

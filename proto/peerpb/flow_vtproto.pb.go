@@ -665,6 +665,11 @@ func (m *LaneItems) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Knows != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Knows))
+		i--
+		dAtA[i] = 0x28
+	}
 	if m.Confirmed != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Confirmed))
 		i--
@@ -2279,6 +2284,9 @@ func (m *LaneItems) SizeVT() (n int) {
 	}
 	if m.Confirmed != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Confirmed))
+	}
+	if m.Knows != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Knows))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -4111,6 +4119,25 @@ func (m *LaneItems) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Confirmed |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Knows", wireType)
+			}
+			m.Knows = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Knows |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -8537,6 +8564,25 @@ func (m *LaneItems) UnmarshalVTUnsafe(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Confirmed |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Knows", wireType)
+			}
+			m.Knows = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Knows |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
