@@ -79,6 +79,9 @@ func (n *Node) ready() (missing []string) {
 		return []string{"the node has not joined a cluster yet"}
 	}
 	g := n.ingress()
+	if g == nil && n.clearing.Load() {
+		return []string{"connections of this node's last gateway are still closing"}
+	}
 	if g == nil {
 		return []string{"this node's gateway has not been admitted by the control group"}
 	}

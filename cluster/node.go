@@ -49,7 +49,9 @@ type Node struct {
 	in      atomic.Pointer[ingress] // nil: no live incarnation
 	out     atomic.Pointer[egress]
 	serving atomic.Bool // our incarnation has everything it needs to serve
-	diskLow atomic.Bool
+	// clearing: the connections of our last incarnation are not all gone.
+	clearing atomic.Bool
+	diskLow  atomic.Bool
 
 	positions positions
 	held      heldFrames
@@ -236,7 +238,7 @@ func (n *Node) life(ctx context.Context) {
 	n.goes(n.maintain)
 	n.goes(n.snapshots)
 	for ctx.Err() == nil {
-		if n.in.Load() == nil {
+		if n.in.Load() == nil && !n.clearing.Load() {
 			n.incarnate(ctx)
 		}
 		n.stateChanged()
@@ -275,12 +277,15 @@ func (n *Node) onClosed(gateway uint64) {
 	n.serving.Store(false)
 	n.in.Store(nil)
 	n.out.Store(nil)
-	n.gateway.CloseAll()
+	n.clearing.Store(true)
+	n.gateway.CloseAll(func() {
+		n.clearing.Store(false)
+		select {
+		case n.closed <- struct{}{}:
+		default:
+		}
+	})
 	g.end()
-	select {
-	case n.closed <- struct{}{}:
-	default:
-	}
 }
 
 func (n *Node) onLease(valid bool) {

@@ -58,7 +58,7 @@ func (g *fakeGateway) Close(client string, epoch uint64, done func()) {
 	done()
 }
 
-func (g *fakeGateway) CloseAll() {}
+func (g *fakeGateway) CloseAll(done func()) { done() }
 
 // waitDelivered waits for n deliveries to a connection.
 func (g *fakeGateway) waitDelivered(t *testing.T, c connection, n int) []flow.Delivery {

@@ -22,7 +22,7 @@ type Gateway interface {
 	Deliver(clientID string, epoch uint64, ds []flow.Delivery)
 	Route(m *flow.Message, reliable bool)
 	Close(clientID string, epoch uint64, done func())
-	CloseAll()
+	CloseAll(done func())
 }
 
 // Discovery finds the other nodes and their peer addresses.

@@ -121,8 +121,9 @@ type Gateway interface {
 	Close(clientID string, epoch uint64, done func())
 
 	// CloseAll ends all connections at once: the node lost its standing. Their
-	// Disconnects fail with flow.ErrUnavailable.
-	CloseAll()
+	// Disconnects fail with flow.ErrUnavailable. done is called when none is left
+	// and the gateway's interest is empty.
+	CloseAll(done func())
 
 	// Sessions lists the sessions of this gateway's connections that belong to
 	// the partition filter, for attaching to a new leader.

@@ -162,7 +162,7 @@ func (c *conn) attach(subs []flow.Subscription, connack *packet.Connack) {
 		return
 	}
 	c.remember(subs)
-	c.srv.subs.set(c, subs, func(err error) { c.attached(connack, err) })
+	c.srv.subs.set(c, subs, true, func(err error) { c.attached(connack, err) })
 }
 
 // attached: the cluster routes by the session's subscriptions; the client may know.

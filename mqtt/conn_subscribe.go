@@ -217,7 +217,7 @@ func (s *subscribing) applyEphemeral() {
 		c.holds = append(c.holds, s.hold)
 	}
 	c.mu.Unlock()
-	c.srv.subs.set(c, granted, s.routed)
+	c.srv.subs.set(c, granted, false, s.routed)
 }
 
 // applyPersistent takes over into the local tree what the partition has granted.
@@ -245,7 +245,7 @@ func (s *subscribing) applyPersistent() {
 		return
 	}
 	c.remember(granted)
-	c.srv.subs.set(c, granted, s.routed)
+	c.srv.subs.set(c, granted, false, s.routed)
 }
 
 func (s *subscribing) refuse(i int, code packet.ReasonCode) {

@@ -117,8 +117,16 @@ func (c *conn) onSettled(fn func()) bool {
 }
 
 // CloseAll implements Gateway.
-func (s *Server) CloseAll() {
-	s.later.do(func() { s.endAll(ending{Code: packet.ServerUnavailable}) })
+func (s *Server) CloseAll(done func()) {
+	s.later.do(func() {
+		s.endAll(ending{Code: packet.ServerUnavailable})
+		s.later.busy.Add(1)
+		go func() {
+			defer s.later.busy.Done()
+			<-s.departing.idle()
+			done()
+		}()
+	})
 }
 
 // Owned implements Gateway.

@@ -1,8 +1,10 @@
 package mqtt
 
 import (
+	"math/rand/v2"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/mqtt/topic"
@@ -23,6 +25,9 @@ type memCluster struct {
 	interest map[string]Interest
 	retained topic.Store[*flow.Message]
 	down     bool
+	// jitter delays every answer by up to this, and so changes their order.
+	jitter time.Duration
+	late   tally // delayed answers that are not given
 	// refuse, if set, decides on the error of Publish and Receive.
 	refuse func(m *flow.Message) error
 	log    []string // of Disconnects and wills, for tests
@@ -49,6 +54,19 @@ type memFlight struct {
 
 func newMemCluster() *memCluster {
 	return &memCluster{sessions: map[string]*memSession{}, interest: map[string]Interest{}}
+}
+
+// answer calls a done function later.
+func (m *memCluster) answer(fn func()) {
+	if m.jitter == 0 {
+		m.calls.do(fn)
+		return
+	}
+	m.late.Add(1)
+	time.AfterFunc(rand.N(m.jitter), func() {
+		defer m.late.Done()
+		fn()
+	})
 }
 
 func (m *memCluster) Available() bool {
@@ -91,10 +109,10 @@ func (m *memCluster) Connect(c flow.Connect, done func(flow.Session, error)) {
 	m.fill(old)
 	answer := func() { done(s, nil) }
 	if oldOwner == 0 {
-		m.calls.do(answer)
+		m.answer(answer)
 		return
 	}
-	m.calls.do(func() { m.gw.Close(c.ClientID, oldOwner, func() { m.calls.do(answer) }) })
+	m.calls.do(func() { m.gw.Close(c.ClientID, oldOwner, func() { m.answer(answer) }) })
 }
 
 func (m *memCluster) publishWill(s *memSession) {
@@ -113,7 +131,7 @@ func (m *memCluster) Disconnect(clientID string, epoch uint64, d flow.Disconnect
 	s := m.sessions[clientID]
 	if s == nil || s.owner != epoch {
 		m.log = append(m.log, "fenced disconnect "+clientID)
-		m.calls.do(func() { done(flow.ErrFenced) })
+		m.answer(func() { done(flow.ErrFenced) })
 		return
 	}
 	reason := "lost"
@@ -128,7 +146,7 @@ func (m *memCluster) Disconnect(clientID string, epoch uint64, d flow.Disconnect
 	if s.expiry == 0 {
 		delete(m.sessions, clientID)
 	}
-	m.calls.do(func() { done(nil) })
+	m.answer(func() { done(nil) })
 }
 
 func (m *memCluster) Publish(msg *flow.Message, done func(bool, error)) {
@@ -142,7 +160,7 @@ func (m *memCluster) Publish(msg *flow.Message, done func(bool, error)) {
 		matched = m.route(msg)
 	}
 	if done != nil {
-		m.calls.do(func() { done(matched, err) })
+		m.answer(func() { done(matched, err) })
 	}
 }
 
@@ -259,7 +277,7 @@ func (m *memCluster) Receive(clientID string, epoch uint64, id uint16, msg *flow
 	default:
 		s.inbound[id] = msg
 	}
-	m.calls.do(func() { done(true, err) })
+	m.answer(func() { done(true, err) })
 }
 
 func (m *memCluster) Release(clientID string, epoch uint64, id uint16, done func(error)) {
@@ -277,7 +295,7 @@ func (m *memCluster) Release(clientID string, epoch uint64, id uint16, done func
 		delete(s.inbound, id)
 		m.route(msg)
 	}
-	m.calls.do(func() { done(err) })
+	m.answer(func() { done(err) })
 }
 
 func (m *memCluster) Subscribe(clientID string, epoch uint64, subs []flow.Subscription, done func([]flow.Subscribed, error)) {
@@ -285,7 +303,7 @@ func (m *memCluster) Subscribe(clientID string, epoch uint64, subs []flow.Subscr
 	defer m.mu.Unlock()
 	s := m.owned(clientID, epoch)
 	if s == nil {
-		m.calls.do(func() { done(nil, flow.ErrFenced) })
+		m.answer(func() { done(nil, flow.ErrFenced) })
 		return
 	}
 	answers := make([]flow.Subscribed, len(subs))
@@ -310,7 +328,7 @@ func (m *memCluster) Subscribe(clientID string, epoch uint64, subs []flow.Subscr
 		}
 	}
 	m.fill(s)
-	m.calls.do(func() { done(answers, nil) })
+	m.answer(func() { done(answers, nil) })
 }
 
 func (m *memCluster) matchRetained(subs []flow.Subscription) (msgs []*flow.Message) {
@@ -333,7 +351,7 @@ func (m *memCluster) Unsubscribe(clientID string, epoch uint64, filters []string
 	defer m.mu.Unlock()
 	s := m.owned(clientID, epoch)
 	if s == nil {
-		m.calls.do(func() { done(nil, flow.ErrFenced) })
+		m.answer(func() { done(nil, flow.ErrFenced) })
 		return
 	}
 	existed := make([]bool, len(filters))
@@ -341,7 +359,7 @@ func (m *memCluster) Unsubscribe(clientID string, epoch uint64, filters []string
 		_, existed[i] = s.subs[f]
 		delete(s.subs, f)
 	}
-	m.calls.do(func() { done(existed, nil) })
+	m.answer(func() { done(existed, nil) })
 }
 
 func (m *memCluster) Ack(clientID string, epoch uint64, acks []flow.Ack, done func(error)) {
@@ -372,7 +390,7 @@ func (m *memCluster) Ack(clientID string, epoch uint64, acks []flow.Ack, done fu
 		m.fill(s)
 	}
 	if done != nil {
-		m.calls.do(func() { done(err) })
+		m.answer(func() { done(err) })
 	}
 }
 
@@ -387,7 +405,7 @@ func (m *memCluster) SetInterest(changes []InterestChange, done func(error)) {
 		}
 	}
 	if done != nil {
-		m.calls.do(func() { done(nil) })
+		m.answer(func() { done(nil) })
 	}
 }
 
@@ -399,5 +417,5 @@ func (m *memCluster) Retained(filters []string, done func([]*flow.Message, int, 
 		subs[i].Filter = f
 	}
 	msgs := m.matchRetained(subs)
-	m.calls.do(func() { done(msgs, 0, nil) })
+	m.answer(func() { done(msgs, 0, nil) })
 }

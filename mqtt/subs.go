@@ -75,7 +75,11 @@ type interestUpdate struct {
 // set adds or replaces subscriptions of c. done is called when every member
 // routes by them, at once if that is so already. c.filters is owned by the
 // caller's side of the connection (see conn.filters).
-func (s *subscriptions) set(c *conn, list []flow.Subscription, done func(error)) (existed []bool) {
+//
+// afresh tells the cluster even what it knows: the acknowledgement of a member
+// then comes behind every message that it sent here before, for a session that
+// had them on its last connection, elsewhere (QoS 0 comes at most once).
+func (s *subscriptions) set(c *conn, list []flow.Subscription, afresh bool, done func(error)) (existed []bool) {
 	existed = make([]bool, len(list))
 	s.mu.Lock()
 	var changes []InterestChange
@@ -96,7 +100,7 @@ func (s *subscriptions) set(c *conn, list []flow.Subscription, done func(error))
 		w.count(sub, 1)
 		// An interest that is set but not confirmed is as good as none: whoever
 		// relies on it waits by setting it once more.
-		if after := w.interest(); after != before || w.unconfirmed > 0 {
+		if after := w.interest(); afresh || after != before || w.unconfirmed > 0 {
 			changes = append(changes, InterestChange{Filter: f.Filter, Want: after})
 			w.unconfirmed++
 		}

@@ -153,11 +153,10 @@ func TestKeepAliveWhileNotReading(t *testing.T) {
 		k.connect(func(p *packet.Connect) { p.KeepAlive = 2 })
 		cluster.held = make(chan func(), 2*n)
 		var raw []byte
-		for i := range n {
+		for i := range 2 * n {
 			raw = pub("t", "x", 1, uint16(i+1)).AppendTo(raw, packet.V311)
 		}
-		raw = pub("t", "y", 1, 2000).AppendTo((&packet.Pingreq{}).AppendTo(raw, packet.V311), packet.V311)
-		raw = (&packet.Pingreq{}).AppendTo(raw, packet.V311)
+		raw = (&packet.Pingreq{}).AppendTo((&packet.Pingreq{}).AppendTo(raw, packet.V311), packet.V311)
 		k.write(raw)
 		synctest.Wait()
 		if got := len(cluster.held); got != n {
@@ -165,14 +164,11 @@ func TestKeepAliveWhileNotReading(t *testing.T) {
 		}
 		k.expect("PINGRESP", "PINGRESP") // both, behind the gate
 		time.Sleep(time.Minute)
-		for range n {
+		for i := range 2 * n { // the gate opens and shuts again, the pings are not answered again
 			(<-cluster.held)()
-		}
-		for i := range n {
 			k.expect(fmt.Sprintf("PUBACK %d", i+1))
+			synctest.Wait()
 		}
-		(<-cluster.held)()
-		k.expect("PUBACK 2000")
 		start := time.Now()
 		k.expect("closed")
 		elapsed(t, start, 2900*time.Millisecond, 3500*time.Millisecond)
