@@ -184,17 +184,19 @@ func (p *stepper) receive(last string, k at) []string {
 	}
 }
 
-var publisherSteps = []string{"PUBLISH sent", "PUBREC received", "PUBREL sent", "PUBCOMP received"}
-var receiverSteps = []string{"PUBLISH received", "PUBREC sent", "PUBREL received", "PUBCOMP sent"}
+var publisherSteps = map[byte][]string{1: {"PUBLISH sent", "PUBACK received"},
+	2: {"PUBLISH sent", "PUBREC received", "PUBREL sent", "PUBCOMP received"}}
+var receiverSteps = map[byte][]string{1: {"PUBLISH received", "PUBACK sent"},
+	2: {"PUBLISH received", "PUBREC sent", "PUBREL received", "PUBCOMP sent"}}
 
 // TestPublisherFlow kills each node that matters at each step of a publisher's flow.
 func TestPublisherFlow(t *testing.T) {
 	c := StartCluster(t, 3)
 	for qos := byte(1); qos <= 2; qos++ {
-		for _, who := range []victim{publisherGateway, subscriberGateway, publisherLeader, subscriberLeader} {
-			for step := range int(qos) * 2 {
-				t.Run(fmt.Sprintf("QoS %d/%s/%s", qos, who, publisherSteps[step]), func(t *testing.T) {
-					name := fmt.Sprintf("q%d%c%d", qos, who[0], step) + fmt.Sprint(len(who))
+		for v, who := range []victim{publisherGateway, subscriberGateway, publisherLeader, subscriberLeader} {
+			for step, label := range publisherSteps[qos] {
+				t.Run(fmt.Sprintf("QoS %d/%s/%s", qos, who, label), func(t *testing.T) {
+					name := fmt.Sprintf("q%d-%d-%d", qos, v, step)
 					r := castFor(t, c, name, who)
 					sub := r.connect(r.receiver, nil, append([]*Node{r.receiverAt}, r.receiverRe...)...)
 					sub.subscribe(name, 2)
@@ -227,10 +229,10 @@ func dedup(got []string, qos byte, broke bool) []string {
 func TestReceiverFlow(t *testing.T) {
 	c := StartCluster(t, 3)
 	for qos := byte(1); qos <= 2; qos++ {
-		for _, who := range []victim{subscriberGateway, subscriberLeader, publisherGateway} {
-			for step := range int(qos) * 2 {
-				t.Run(fmt.Sprintf("QoS %d/%s/%s", qos, who, receiverSteps[step]), func(t *testing.T) {
-					name := fmt.Sprintf("s%d%c%d", qos, who[0], step) + fmt.Sprint(len(who))
+		for v, who := range []victim{subscriberGateway, subscriberLeader, publisherGateway} {
+			for step, label := range receiverSteps[qos] {
+				t.Run(fmt.Sprintf("QoS %d/%s/%s", qos, who, label), func(t *testing.T) {
+					name := fmt.Sprintf("s%d-%d-%d", qos, v, step)
 					r := castFor(t, c, name, who)
 					sub := r.step(r.receiver, r.receiverAt, r.receiverRe...)
 					if _, err := sub.conn.Subscribe(r.ctx, 1, history.Filter{Filter: name, QoS: qos}); err != nil {
