@@ -263,7 +263,9 @@ func (c *Control) Status() Status {
 }
 
 // TransferLeadership hands the leadership of the group to another node before
-// a planned stop. It does nothing if this node does not lead.
+// a planned stop, and only then: when it fails because the other cannot be
+// reached, hashicorp/raft v1.7.3 may refuse entries if this node leads again. It
+// does nothing if this node does not lead.
 func (c *Control) TransferLeadership() error {
 	r := c.raft.Load()
 	if r == nil || r.State() != raft.Leader || len(c.voters()) < 2 {

@@ -129,6 +129,14 @@ func TestDeposedLeaderGrantsNothing(t *testing.T) {
 		if lead.quorum(context.Background(), old.ctl.opt.ServerID, lead.term) {
 			t.Error("a quorum that cannot be reached has confirmed")
 		}
+		// A sender's own reading makes a quorum of two, if it is of this term.
+		sender := rest[0].ctl.opt.ServerID
+		if !lead.quorum(context.Background(), sender, lead.term) {
+			t.Error("leader and sender are a quorum of three")
+		}
+		if lead.quorum(context.Background(), sender, lead.term+1) {
+			t.Error("a sender of a newer term has confirmed")
+		}
 		w.suspect(old.name)
 		w.until(3*time.Second, "closed by the new leader", func() bool { return rest[0].ctl.State().Closed(gateway) })
 		if old.ctl.LeaseValid() {

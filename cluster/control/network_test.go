@@ -83,6 +83,18 @@ func (n *network) split(as, bs []string, cut bool) {
 	}
 }
 
+// whole reports whether nothing is cut or held.
+func (n *network) whole() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, cut := range n.cut {
+		if cut {
+			return false
+		}
+	}
+	return len(n.holds) == 0
+}
+
 // heal ends all cuts and holds.
 func (n *network) heal() {
 	n.mu.Lock()
