@@ -35,9 +35,8 @@ type conn struct {
 	client Client
 	opts   options
 
-	// subscribed is the number of entries in the subscription tree; its lock
-	// owns it.
-	subscribed int
+	// entries is the number of entries in the subscription tree; its lock owns it.
+	entries int
 
 	mu       sync.Mutex
 	readable sync.Cond // on mu; the reader waits here for the gate to open
@@ -74,7 +73,11 @@ type conn struct {
 	// unanswered and unansweredBytes are what the gate counts.
 	unanswered      int
 	unansweredBytes int
-	dropLogged      bool
+	// subscribing is the number of SUBSCRIBEs without SUBACK; until orderedUntil, on
+	// Server.now, PUBLISHes wait for them.
+	subscribing  int
+	orderedUntil int64
+	dropLogged   bool
 }
 
 type phase byte
@@ -180,16 +183,29 @@ func (c *conn) pong() {
 	c.unlock()
 }
 
-// gated says whether the reader must not go on: before the session is there, and
-// when too much of what it read has no answer yet.
-func (c *conn) gated() bool {
+// subscribeOrder, in milliseconds, is how long a PUBLISH waits for the SUBSCRIBEs
+// before it. Until SUBACK nothing is promised, but clients that publish to their own
+// subscription without waiting for it are many, and one broker alone would not
+// disappoint them. The wait is short, since a session's partition without a leader
+// must not stop messages to others.
+const subscribeOrder = 1000
+
+// gated says whether the reader must not go on: before the session is there, when too
+// much of what it read has no answer yet, and with a PUBLISH also when it would
+// overtake a SUBSCRIBE.
+func (c *conn) gated(publish bool) bool {
 	switch c.phase {
 	case phaseConnecting, phaseAttaching:
 		return true
 	case phaseOpen:
-		return c.unansweredBytes > c.srv.limits.UnansweredBytes || c.unanswered >= c.maxUnanswered()
+		return c.overloaded() || publish && c.subscribing > 0 && c.srv.now() < c.orderedUntil
 	}
 	return false
+}
+
+// overloaded says whether too much has no answer yet.
+func (c *conn) overloaded() bool {
+	return c.unansweredBytes > c.srv.limits.UnansweredBytes || c.unanswered >= c.maxUnanswered()
 }
 
 // maxUnanswered leaves MQTT 5 clients room beyond the Receive Maximum, which they
@@ -204,17 +220,17 @@ func (c *conn) maxUnanswered() int {
 
 // passGate waits until the reader may handle the next packet; false: there will be
 // none. blocked is called once if it has to wait.
-func (c *conn) passGate(blocked func()) bool {
+func (c *conn) passGate(publish bool, blocked func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gated() {
-		if c.phase == phaseOpen {
+	if c.gated(publish) {
+		if c.phase == phaseOpen && c.overloaded() {
 			c.srv.metrics.BackPressure.Add(1)
 		}
 		c.mu.Unlock()
 		blocked()
 		c.mu.Lock()
-		for c.gated() {
+		for c.gated(publish) {
 			c.readable.Wait()
 		}
 	}
@@ -236,10 +252,31 @@ func (c *conn) answered(bytes int) {
 
 // ungate takes something off the gate.
 func (c *conn) ungate(bytes int) {
-	before := c.gated()
+	before := c.overloaded()
 	c.unanswered--
 	c.unansweredBytes -= bytes
-	if before && !c.gated() {
+	if before && !c.overloaded() {
 		c.readable.Broadcast()
 	}
+}
+
+// subscribes notes a SUBSCRIBE, and subscribed that it has its SUBACK.
+func (c *conn) subscribes() {
+	c.unanswered++
+	c.subscribing++
+	c.orderedUntil = c.srv.now() + subscribeOrder
+}
+
+func (c *conn) subscribed() {
+	c.ungate(0)
+	if c.subscribing--; c.subscribing == 0 {
+		c.readable.Broadcast()
+	}
+}
+
+// reconsider makes a reader that waits at the gate look at the time.
+func (c *conn) reconsider() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readable.Broadcast()
 }

@@ -92,7 +92,7 @@ func (c *conn) handleSubscribe(p *packet.Subscribe) error {
 		c.unlock()
 		return nil
 	}
-	c.unanswered++
+	c.subscribes()
 	op := &subscriptionOp{ready: c.ephemeral}
 	s := &subscribing{c: c, id: p.PacketID, codes: codes, places: places, subs: subs}
 	c.enqueue(op, s.applyEphemeral, s.applyPersistent)
@@ -259,7 +259,7 @@ func (s *subscribing) routed(err error) {
 	c := s.c
 	c.mu.Lock()
 	c.asked--
-	c.ungate(0)
+	c.subscribed()
 	open := c.phase == phaseOpen
 	if open && err == nil {
 		c.send(&packet.Suback{PacketID: s.id, Codes: s.codes}) // [MQTT-3.8.4-2]

@@ -170,7 +170,13 @@ func TestSlowSubscriber(t *testing.T) {
 // TestTakeoverStorm: many connections of few clients at once, of which some publish and
 // all get what is there. At the end every Connect has its Disconnect.
 func TestTakeoverStorm(t *testing.T) {
+	t.Run("answers in order", func(t *testing.T) { takeoverStorm(t, 0) })
+	t.Run("answers in any order", func(t *testing.T) { takeoverStorm(t, 5*time.Millisecond) })
+}
+
+func takeoverStorm(t *testing.T, jitter time.Duration) {
 	addr, m, s := startServer(t, Options{})
+	m.jitter = jitter
 	const workers, rounds, ids = 8, 30, 3
 	const seed = 11
 	t.Logf("seed %d", seed)
@@ -208,6 +214,7 @@ func TestTakeoverStorm(t *testing.T) {
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	<-m.late.idle()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, session := range m.sessions {

@@ -227,24 +227,24 @@ func TestGate(t *testing.T) {
 			k := newClient(t, srv, stub, packet.V311).connect(nil)
 			stub.held["publish"], stub.held["receive"] = true, true
 			for i := range c.shut {
-				if k.c.gated() {
+				if k.c.gated(false) {
 					t.Fatalf("shut after %d", i)
 				}
 				k.in(c.packet)
 			}
-			if !k.c.gated() {
+			if !k.c.gated(false) {
 				t.Fatalf("not shut after %d", c.shut)
 			}
 			passed := make(chan bool)
 			waits := make(chan struct{})
-			go func() { passed <- k.c.passGate(func() { close(waits) }) }()
+			go func() { passed <- k.c.passGate(false, func() { close(waits) }) }()
 			<-waits
 			stub.answer(0, nil)
 			if !<-passed {
 				t.Error("the gate opens, and there are no more packets")
 			}
 			k.in(c.packet) // shut again
-			go func() { passed <- k.c.passGate(func() {}) }()
+			go func() { passed <- k.c.passGate(false, func() {}) }()
 			k.c.end(networkFailure())
 			if <-passed {
 				t.Error("packets pass although the connection is closing")

@@ -29,10 +29,11 @@ type socket struct {
 	// writing, on Server.now, is when the write that is going on began; 0: none is.
 	writing atomic.Int64
 
-	in     readBuffer // owned by the reader
-	waited bool       // at the gate; owned by the reader
-	pings  int        // of what is in the buffer, answered already; owned by the reader
-	broken bool       // writing failed; owned by the flusher
+	in     readBuffer  // owned by the reader
+	waited bool        // at the gate; owned by the reader
+	waits  atomic.Bool // at the gate, for the timekeeper
+	pings  int         // of what is in the buffer, answered already; owned by the reader
+	broken bool        // writing failed; owned by the flusher
 
 	halves atomic.Int32 // reader and writer that have not finished
 	closed func()
@@ -174,6 +175,9 @@ func (s *Server) keepTime() {
 		s.sockets.each(func(k *socket) {
 			if d := k.deadline.Load(); d != 0 && now > d {
 				k.c.timedOut()
+			}
+			if k.waits.Load() {
+				k.c.reconsider()
 			}
 			if w := k.writing.Load(); w != 0 && now-w > stuck {
 				k.c.end(networkFailure())

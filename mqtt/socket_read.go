@@ -39,17 +39,18 @@ func (k *socket) readPackets() {
 			return
 		}
 		// Nothing more is read while the gate is shut: that is what pushes back.
-		if !k.passGate() {
+		if !k.passGate(false) {
 			return
 		}
 	}
 }
 
 // passGate waits until the next packet may be handled; false: there will be none.
-func (k *socket) passGate() bool {
-	ok := k.c.passGate(k.blocked)
+func (k *socket) passGate(publish bool) bool {
+	ok := k.c.passGate(publish, k.blocked)
 	if k.waited {
 		k.waited = false
+		k.waits.Store(false)
 		k.touch()
 	}
 	return ok
@@ -73,7 +74,7 @@ func (k *socket) handleAll() (need int, err error) {
 		case len(k.in.data) < start+length:
 			return start + length, nil
 		}
-		if !k.passGate() {
+		if !k.passGate(packet.Type(header>>4) == packet.TypePublish) {
 			return 0, nil
 		}
 		if k.pings > 0 && packet.Type(header>>4) == packet.TypePingreq {
@@ -90,6 +91,7 @@ func (k *socket) handleAll() (need int, err error) {
 // not to blame for silence, and the PINGREQs that are read already are answered.
 func (k *socket) blocked() {
 	k.waited = true // passGate sets the next deadline
+	k.waits.Store(true)
 	k.c.readBatchDone()
 	if k.patience.Load() < 0 {
 		k.deadline.Store(k.srv.now() + k.srv.limits.SessionTimeout.Milliseconds())

@@ -95,7 +95,7 @@ func (s *subscriptions) set(c *conn, list []flow.Subscription, afresh bool, done
 		if old, existed[i] = s.tree.Set(f.Filter, c.id, sub); existed[i] {
 			w.count(old, -1)
 		} else {
-			c.subscribed++
+			c.entries++
 		}
 		w.count(sub, 1)
 		// An interest that is set but not confirmed is as good as none: whoever
@@ -152,7 +152,7 @@ func (s *subscriptions) remove(c *conn, filters []string) (existed []bool) {
 		if old, existed[i] = s.tree.Delete(f, c.id); !existed[i] {
 			continue
 		}
-		c.subscribed--
+		c.entries--
 		w := s.interest[f]
 		before := w.interest()
 		w.count(old, -1)
@@ -208,7 +208,7 @@ type matches struct {
 func (s *subscriptions) match(name string, m *matches) {
 	s.mu.RLock()
 	s.tree.Match(name, func(_ string, _ uint64, sub subscriber) {
-		if sub.c.subscribed == 1 {
+		if sub.c.entries == 1 {
 			m.single = append(m.single, sub)
 		} else {
 			m.multi = append(m.multi, sub)

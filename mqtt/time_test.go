@@ -41,6 +41,16 @@ func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
 type slowCluster struct {
 	*memCluster
 	held chan func() // nil: nothing is held
+	// heldInterest holds new interest; nil: it does not.
+	heldInterest chan func()
+}
+
+func (s *slowCluster) SetInterest(changes []InterestChange, done func(error)) {
+	if s.heldInterest == nil || done == nil {
+		s.memCluster.SetInterest(changes, done)
+		return
+	}
+	s.heldInterest <- func() { s.memCluster.SetInterest(changes, done) }
 }
 
 func (s *slowCluster) Publish(m *flow.Message, done func(bool, error)) {
@@ -174,6 +184,30 @@ func TestKeepAliveWhileNotReading(t *testing.T) {
 		elapsed(t, start, 2900*time.Millisecond, 3500*time.Millisecond)
 		if s.metrics.BackPressure.Load() == 0 {
 			t.Error("back pressure is not counted")
+		}
+	})
+}
+
+// TestPublishWaitsForSubscribe: who subscribes and publishes in one breath gets the
+// message, but a SUBACK that does not come holds up its messages for a short time only.
+func TestPublishWaitsForSubscribe(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Server, cluster *slowCluster, dial func() *rawClient) {
+		k := dial()
+		k.connect(nil)
+		cluster.heldInterest = make(chan func(), 1)
+		k.send(sub(1, filter("a", 0)), &packet.Pingreq{}, pub("a", "x", 1, 2), &packet.Pingreq{})
+		k.expect("PINGRESP", "PINGRESP")
+		synctest.Wait()
+		(<-cluster.heldInterest)()
+		k.expect("SUBACK 1 00", "PUBLISH a x q0", "PUBACK 2")
+		start := time.Now()
+		k.send(sub(3, filter("b", 0)), pub("a", "y", 1, 4))
+		k.expect("PUBLISH a y q0", "PUBACK 4")
+		elapsed(t, start, 900*time.Millisecond, 1500*time.Millisecond)
+		(<-cluster.heldInterest)()
+		k.expect("SUBACK 3 00")
+		if s.metrics.BackPressure.Load() != 0 {
+			t.Error("counted as back pressure")
 		}
 	})
 }
