@@ -69,7 +69,7 @@ func Open(o Options) (n *Node, err error) {
 	}
 	n = &Node{
 		o: o, name: o.Name, log: o.Logger, gateway: o.Gateway, started: time.Now(),
-		raftLogger: newRaftLogger(o.Logger),
+		raftLogger: control.RaftLogger(o.Logger.With("group", "partitions")),
 		routes:     newRoutes(), clocks: newClocks(o.Wall),
 		local: newMailbox[*peerpb.Frame](), announce: make(chan struct{}, 1), closed: make(chan struct{}, 1),
 	}
@@ -263,6 +263,9 @@ func (n *Node) incarnate(ctx context.Context) {
 	n.out.Store(newEgress(n, id))
 	n.in.Store(newIngress(n, id))
 	n.log.Info("gateway starts", "gateway", endName(id))
+	if n.control.Gateway() != id {
+		n.onClosed(id) // it was ended before we knew it
+	}
 }
 
 // onClosed: the cluster has ended our incarnation. All clients go; a new
