@@ -69,7 +69,7 @@ func Open(o Options) (n *Node, err error) {
 	}
 	n = &Node{
 		o: o, name: o.Name, log: o.Logger, gateway: o.Gateway, started: time.Now(),
-		raftLogger: control.RaftLogger(o.Logger.With("group", "partitions")),
+		raftLogger: control.RaftLogger(slog.New(details{o.Logger.Handler()})),
 		routes:     newRoutes(), clocks: newClocks(o.Wall),
 		local: newMailbox[*peerpb.Frame](), announce: make(chan struct{}, 1), closed: make(chan struct{}, 1),
 	}
