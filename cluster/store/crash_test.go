@@ -19,7 +19,6 @@ type ledger struct {
 	pending  []*raft.Log // being stored: may survive or not
 	cutting  bool        // the tail behind acked is being removed: may survive or not
 	cut      []*raft.Log
-	headMin  uint64 // the log may begin at or before this index
 	term     uint64 // acknowledged current term
 	termTry  uint64
 	vote     string // acknowledged, for voteTerm

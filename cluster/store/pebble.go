@@ -193,7 +193,7 @@ func (l pebbleLog) Errorf(format string, args ...any) { l.debug(format, args) }
 
 // Fatalf keeps an error among the arguments visible to errors.Is.
 func (l pebbleLog) Fatalf(format string, args ...any) {
-	err := errors.New(fmt.Sprintf(format, args...))
+	err := fmt.Errorf(format, args...)
 	for _, a := range args {
 		if e, ok := a.(error); ok {
 			err = &pebbleError{text: err.Error(), cause: e}

@@ -154,6 +154,7 @@ func (s *Store) SetAside(group uint32) error {
 	if g != nil {
 		g.gone.Store(true)
 		g.writing.Lock() // waits for a running write; later ones see gone
+		//lint:ignore SA2001 locked only to wait
 		g.writing.Unlock()
 	}
 	if err := s.failIf(s.setAside(group)); err != nil {

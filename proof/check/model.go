@@ -27,7 +27,7 @@ type conn struct {
 	session               *session       // nil without connack
 	events                []*history.Event
 	sent                  map[flowKey][]*history.Event
-	receiveMaximum, quota int
+	receiveMaximum        int
 }
 
 // superseded says whether a surely newer connection of the client has been accepted.
