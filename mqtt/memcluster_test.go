@@ -49,7 +49,6 @@ type memSession struct {
 
 type memFlight struct {
 	flow.Delivery
-	epoch uint64 // of the connection that it was last pushed to
 }
 
 func newMemCluster() *memCluster {

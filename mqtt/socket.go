@@ -4,7 +4,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -19,7 +18,6 @@ type socket struct {
 	c   conn
 	srv *Server
 	nc  net.Conn
-	raw syscall.RawConn // nil: not a plain socket, see fill
 
 	// deadline, on Server.now, is when the client must have sent something; 0: never.
 	deadline atomic.Int64

@@ -18,16 +18,16 @@ type client struct {
 
 // conn is one network connection.
 type conn struct {
-	client                *client
-	node                  string
-	connect, connack      *history.Event // connack only if it accepts
-	bye, end              *history.Event // DISCONNECT sent; CLOSE
-	refused               *history.Event // a CONNACK that refuses; it may have come too late to undo what CONNECT did
-	lastIn                int64          // time of the last packet from the broker
-	session               *session       // nil without connack
-	events                []*history.Event
-	sent                  map[flowKey][]*history.Event
-	receiveMaximum        int
+	client           *client
+	node             string
+	connect, connack *history.Event // connack only if it accepts
+	bye, end         *history.Event // DISCONNECT sent; CLOSE
+	refused          *history.Event // a CONNACK that refuses; it may have come too late to undo what CONNECT did
+	lastIn           int64          // time of the last packet from the broker
+	session          *session       // nil without connack
+	events           []*history.Event
+	sent             map[flowKey][]*history.Event
+	receiveMaximum   int
 }
 
 // superseded says whether a surely newer connection of the client has been accepted.
