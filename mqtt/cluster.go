@@ -91,16 +91,12 @@ const (
 // Gateway is what the cluster calls on the gateway of its node. Its methods
 // never block: a slow socket is the gateway's own problem. Nor do they call the
 // cluster, so that it may hold locks; what follows from them comes from another
-// goroutine. fn and keep of Owned are called without any lock of the gateway.
+// goroutine.
 type Gateway interface {
 	// Deliver hands steps of outgoing flows to the connection that owns the
 	// session with this epoch, in order of Seq. It is ignored if that
 	// connection is gone. Deliveries may come before Connect's done has returned.
 	Deliver(clientID string, epoch uint64, ds []flow.Delivery)
-
-	// Position tells the sequence number of the last delivery that the
-	// connection has taken (0: none), after a change of leader.
-	Position(clientID string, epoch uint64) (seq uint64, ok bool)
 
 	// Route hands a message to every local subscriber. reliable: it came by a
 	// lane or is for ephemeral sessions at their full QoS; it is "taken" when Route
@@ -124,11 +120,4 @@ type Gateway interface {
 	// Disconnects fail with flow.ErrUnavailable. done is called when none is left
 	// and the gateway's interest is empty.
 	CloseAll(done func())
-
-	// Sessions lists the sessions of this gateway's connections that belong to
-	// the partition filter, for attaching to a new leader.
-	Owned(keep func(clientID string) bool, fn func(clientID string, epoch uint64))
-
-	// Connections is the number of open client connections.
-	Connections() int
 }

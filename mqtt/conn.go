@@ -34,6 +34,7 @@ type conn struct {
 	// Set by the reader while the phase is new, fixed afterwards.
 	client Client
 	opts   options
+	limits *Limits // of the listener; fixed from the start
 
 	// entries is the number of entries in the subscription tree; its lock owns it.
 	entries int
@@ -111,8 +112,8 @@ type wire interface {
 }
 
 // init prepares the zero value.
-func (c *conn) init(s *Server, w wire, client Client) {
-	c.srv, c.wire, c.id, c.client, c.reading = s, w, s.nextConn.Add(1), client, true
+func (c *conn) init(s *Server, w wire, limits *Limits, client Client) {
+	c.srv, c.wire, c.limits, c.id, c.client, c.reading = s, w, limits, s.nextConn.Add(1), client, true
 	c.readable.L = &c.mu
 }
 
@@ -205,13 +206,13 @@ func (c *conn) gated(publish bool) bool {
 
 // overloaded says whether too much has no answer yet.
 func (c *conn) overloaded() bool {
-	return c.unansweredBytes > c.srv.limits.UnansweredBytes || c.unanswered >= c.maxUnanswered()
+	return c.unansweredBytes > c.limits.UnansweredBytes || c.unanswered >= c.maxUnanswered()
 }
 
 // maxUnanswered leaves MQTT 5 clients room beyond the Receive Maximum, which they
 // must keep, for their other packets [MQTT-3.3.4-8].
 func (c *conn) maxUnanswered() int {
-	n := int(c.srv.limits.ReceiveMaximum)
+	n := int(c.limits.ReceiveMaximum)
 	if c.opts.version >= packet.V5 {
 		n += 256
 	}

@@ -37,7 +37,7 @@ func (c *conn) handleDisconnect(p *packet.Disconnect) error {
 		if c.expiry == 0 && *x != 0 {
 			return &packet.Error{Code: packet.ProtocolError, Clause: "3.14.2.2.2", Detail: "DISCONNECT makes a session last that was to end with its connection"}
 		}
-		e.Flow.SetExpiry, e.Flow.Expiry = true, min(*x, c.srv.limits.MaxSessionExpiry)
+		e.Flow.SetExpiry, e.Flow.Expiry = true, min(*x, c.limits.MaxSessionExpiry)
 	}
 	c.end(e)
 	return nil

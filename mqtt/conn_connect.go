@@ -37,7 +37,7 @@ func (c *conn) handleConnect(p *packet.Connect) error {
 
 // negotiate brings what the client wants and our limits together.
 func (c *conn) negotiate(p *packet.Connect) options {
-	l := &c.srv.limits
+	l := c.limits
 	o := options{version: p.Version, window: l.MaxInflight, keepAlive: p.KeepAlive}
 	if p.Version < packet.V5 {
 		return o
@@ -45,20 +45,22 @@ func (c *conn) negotiate(p *packet.Connect) options {
 	o.window = min(packet.Value(p.Props.ReceiveMaximum, 65535), l.MaxInflight) // [MQTT-3.3.4-9]
 	o.aliasMax = min(packet.Value(p.Props.TopicAliasMaximum, 0), l.TopicAliasMaximum)
 	o.maxPacket = packet.Value(p.Props.MaximumPacketSize, 0)
-	if l.ServerKeepAlive > 0 { // [MQTT-3.2.2-21]
-		o.keepAlive = l.ServerKeepAlive
+	if most := l.MaxKeepAlive; most > 0 && (o.keepAlive == 0 || o.keepAlive > most) { // [MQTT-3.2.2-21]
+		o.keepAlive = most
 	}
 	return o
 }
 
 // admit decides whether the client may connect [MQTT-3.1.4-2].
 func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
-	l := &c.srv.limits
+	l := c.limits
 	switch {
 	case c.srv.stopping() || !c.srv.cluster.Available():
 		return packet.ServerUnavailable
 	case p.Props.AuthMethod != nil:
 		return packet.BadAuthenticationMethod // [MQTT-4.12.0-1]
+	case !p.HasUsername && !l.AllowAnonymous:
+		return packet.NotAuthorized
 	}
 	if w := p.Will; w != nil {
 		switch {
@@ -90,7 +92,7 @@ func (c *conn) badTopic(name string) bool {
 }
 
 func (c *conn) tooDeep(s string) bool {
-	n := c.srv.limits.MaxTopicLevels
+	n := c.limits.MaxTopicLevels
 	return n > 0 && topic.Levels(s) > n
 }
 
@@ -110,7 +112,7 @@ func (c *conn) connectFlow(p *packet.Connect) flow.Connect {
 	case !p.CleanStart:
 		f.Expiry = flow.NeverExpires // [MQTT-3.1.2-4 of 3.1.1]
 	}
-	f.Expiry = min(f.Expiry, c.srv.limits.MaxSessionExpiry)
+	f.Expiry = min(f.Expiry, c.limits.MaxSessionExpiry)
 	if w := p.Will; w != nil {
 		f.Will = &flow.Will{Delay: w.Delay, Message: flow.Message{
 			Topic:     w.Message.Topic,
@@ -199,7 +201,7 @@ func (c *conn) connack(p *packet.Connect, assigned bool, s flow.Session) *packet
 	if p.Version < packet.V5 {
 		return a
 	}
-	l, pr := &c.srv.limits, &a.Props
+	l, pr := c.limits, &a.Props
 	if assigned {
 		pr.AssignedClientID = &c.client.ID // [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 	}
@@ -219,8 +221,8 @@ func (c *conn) connack(p *packet.Connect, assigned bool, s flow.Session) *packet
 	if !l.SubscriptionIDAvailable {
 		pr.SubscriptionIDAvailable = new(false)
 	}
-	if l.ServerKeepAlive > 0 {
-		pr.ServerKeepAlive = new(l.ServerKeepAlive)
+	if c.opts.keepAlive != p.KeepAlive {
+		pr.ServerKeepAlive = new(c.opts.keepAlive)
 	}
 	if c.expiry != packet.Value(p.Props.SessionExpiry, 0) {
 		pr.SessionExpiry = new(c.expiry)

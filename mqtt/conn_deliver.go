@@ -66,7 +66,7 @@ func (c *conn) put(x message, f *fanout) {
 		if !h.matches(x.m.Topic) {
 			continue
 		}
-		if len(h.held) >= c.srv.limits.QueueMessages || h.bytes+x.size() > c.srv.limits.QueueBytes {
+		if len(h.held) >= c.limits.QueueMessages || h.bytes+x.size() > c.limits.QueueBytes {
 			c.drop(DropQueueFull)
 			return
 		}
@@ -87,7 +87,7 @@ func (c *conn) sendAtMostOnce(x message, f *fanout) {
 	switch {
 	case x.m.HasExpiry && x.expired(c.srv.now()):
 		c.drop(DropExpired)
-	case c.outBytes > c.srv.limits.OutBuffer:
+	case c.outBytes > c.limits.OutBuffer:
 		c.drop(DropSlowSocket)
 	case !c.sendPublish(&outgoing{message: x}, f):
 		c.drop(DropTooLarge)

@@ -233,7 +233,7 @@ func (c *conn) putFlow(x message, f *fanout) {
 		c.startFlow(x, f)
 		return
 	}
-	l := &c.srv.limits
+	l := c.limits
 	size := x.size()
 	full := func() bool { return o.queue.len() >= l.QueueMessages || o.queueBytes+size > l.QueueBytes }
 	for full() && l.OnFull == DropOldest && o.queue.len() > 0 {
@@ -256,7 +256,7 @@ func (c *conn) putFlow(x message, f *fanout) {
 
 // windowOpen says whether one more flow may start [MQTT-3.3.4-9] [MQTT-4.9.0-2].
 func (c *conn) windowOpen() bool {
-	return len(c.flows.flights) < int(c.opts.window) && c.outBytes <= c.srv.limits.OutBuffer
+	return len(c.flows.flights) < int(c.opts.window) && c.outBytes <= c.limits.OutBuffer
 }
 
 func (c *conn) startFlow(x message, f *fanout) {

@@ -64,7 +64,7 @@ func (c *conn) handlePublish(header byte, body []byte) error {
 	if err := c.resolveAlias(in, p); err != nil {
 		return err
 	}
-	l := &c.srv.limits
+	l := c.limits
 	switch {
 	case p.QoS > l.MaxQoS:
 		return &packet.Error{Code: packet.QoSNotSupported, Clause: "MQTT-3.2.2-11", Detail: "QoS is above the maximum"}
@@ -92,7 +92,7 @@ func (c *conn) resolveAlias(in *inbound, p *packet.Publish) error {
 	if p.TopicAlias == 0 {
 		return nil
 	}
-	if p.TopicAlias > c.srv.limits.TopicAliasMaximum {
+	if p.TopicAlias > c.limits.TopicAliasMaximum {
 		return &packet.Error{Code: packet.TopicAliasInvalid, Clause: "MQTT-3.3.2-9", Detail: "topic alias is above the maximum"}
 	}
 	if p.Topic == "" {
@@ -117,7 +117,7 @@ func (c *conn) mayPublish(p *packet.Publish) packet.ReasonCode {
 		return packet.TopicNameInvalid
 	case !c.srv.auth.MayPublish(&c.client, p.Topic):
 		return packet.NotAuthorized
-	case c.srv.limits.CheckPayloadFormat && p.CheckPayloadFormat() != nil:
+	case c.limits.CheckPayloadFormat && p.CheckPayloadFormat() != nil:
 		return packet.PayloadFormatInvalid
 	}
 	return packet.Success
@@ -257,7 +257,7 @@ func (c *conn) quota(in *inbound, qos byte, id uint16) error {
 	if _, again := in.open[id]; again && qos == flow.ExactlyOnce {
 		return nil // counted already
 	}
-	if in.atLeastOnce+len(in.open) >= int(c.srv.limits.ReceiveMaximum) {
+	if in.atLeastOnce+len(in.open) >= int(c.limits.ReceiveMaximum) {
 		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Clause: "MQTT-3.3.4-7", Detail: "more messages in flight than Receive Maximum"}
 	}
 	return nil

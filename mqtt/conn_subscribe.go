@@ -156,7 +156,7 @@ func (c *conn) askMore() bool {
 
 // maySubscribe checks one filter.
 func (c *conn) maySubscribe(filter string, id uint32) packet.ReasonCode {
-	l := &c.srv.limits
+	l := c.limits
 	_, _, shared, err := topic.ParseShared(filter)
 	switch {
 	case err != nil || c.tooDeep(filter):
@@ -192,7 +192,7 @@ type subscribing struct {
 // retained ones.
 func (s *subscribing) applyEphemeral() {
 	c := s.c
-	limit := c.srv.limits.MaxSubscriptions
+	limit := c.limits.MaxSubscriptions
 	var granted, wantRetained []flow.Subscription
 	for i, sub := range s.subs {
 		_, existed := c.filters[sub.Filter]
@@ -202,7 +202,7 @@ func (s *subscribing) applyEphemeral() {
 		}
 		granted = append(granted, sub)
 		c.remember(granted[len(granted)-1:])
-		if c.srv.limits.RetainAvailable && (sub.RetainHandling == 0 || sub.RetainHandling == 1 && !existed) {
+		if c.limits.RetainAvailable && (sub.RetainHandling == 0 || sub.RetainHandling == 1 && !existed) {
 			wantRetained = append(wantRetained, sub) // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
 		}
 	}

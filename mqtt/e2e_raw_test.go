@@ -125,7 +125,7 @@ func TestShutdown(t *testing.T) {
 	for _, k := range ks {
 		k.expect("DISCONNECT 8B", "closed")
 	}
-	if n := s.Connections(); n != 0 {
+	if n := s.Metrics().Connections.Load(); n != 0 {
 		t.Errorf("%d connections", n)
 	}
 }

@@ -29,17 +29,6 @@ func (s *Server) Deliver(clientID string, epoch uint64, ds []flow.Delivery) {
 	c.unlock()
 }
 
-// Position implements Gateway.
-func (s *Server) Position(clientID string, epoch uint64) (seq uint64, ok bool) {
-	c := s.clients.find(clientID, epoch)
-	if c == nil {
-		return 0, false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.lastSeq, c.phase == phaseAttaching || c.phase == phaseOpen
-}
-
 // Route implements Gateway.
 func (s *Server) Route(m *flow.Message, reliable bool) {
 	r := routePool.Get().(*route)
@@ -128,21 +117,3 @@ func (s *Server) CloseAll(done func()) {
 		}()
 	})
 }
-
-// Owned implements Gateway.
-func (s *Server) Owned(keep func(clientID string) bool, fn func(clientID string, epoch uint64)) {
-	s.clients.each(func(c *conn) {
-		if !keep(c.client.ID) {
-			return
-		}
-		c.mu.Lock()
-		epoch, live := c.epoch, c.phase == phaseAttaching || c.phase == phaseOpen
-		c.mu.Unlock()
-		if live {
-			fn(c.client.ID, epoch)
-		}
-	})
-}
-
-// Connections implements Gateway.
-func (s *Server) Connections() int { return int(s.metrics.Connections.Load()) }

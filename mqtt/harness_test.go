@@ -169,7 +169,7 @@ func newMachine(t testing.TB, change func(*Options)) (*Server, *stubCluster) {
 
 func newClient(t testing.TB, s *Server, stub *stubCluster, version byte) *client {
 	k := &client{t: t, srv: s, stub: stub, version: version, keepAlive: -1}
-	k.c.init(s, k, Client{Listener: "test"})
+	k.c.init(s, k, &s.limits, Client{Listener: "test"})
 	return k
 }
 

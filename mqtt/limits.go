@@ -41,8 +41,12 @@ type Limits struct {
 	RetainAvailable         bool
 	WildcardAvailable       bool
 	SubscriptionIDAvailable bool
-	// ServerKeepAlive, in seconds, replaces the keep alive of MQTT 5 clients; 0: no.
-	ServerKeepAlive uint16
+	// MaxKeepAlive, in seconds, is the longest keep alive of MQTT 5 clients: one that
+	// asks for more, or for none, is told this one. Older clients cannot be told. 0: any.
+	MaxKeepAlive uint16
+	// AllowAnonymous lets clients in that give no user name. Who the others are is for
+	// the Authenticator to say.
+	AllowAnonymous bool
 	// MaxSessionExpiry caps the session expiry interval, in seconds;
 	// flow.NeverExpires: no cap.
 	MaxSessionExpiry uint32
@@ -83,6 +87,7 @@ func DefaultLimits() Limits {
 		RetainAvailable:         true,
 		WildcardAvailable:       true,
 		SubscriptionIDAvailable: true,
+		AllowAnonymous:          true,
 		MaxSessionExpiry:        flow.NeverExpires,
 		QueueMessages:           10_000,
 		QueueBytes:              16 << 20,

@@ -37,6 +37,19 @@ func runScenarios(t *testing.T, list []scenario) {
 	}
 }
 
+// keepAlive connects with a keep alive and checks what the client is told (0:
+// nothing) and what is in force.
+func keepAlive(asked, told, inForce uint16) func(k *client) {
+	return func(k *client) {
+		p := connectPacket(packet.V5)
+		p.KeepAlive = asked
+		a := k.in(p).packets()[0].(*packet.Connack)
+		if got := packet.Value(a.Props.ServerKeepAlive, 0); got != told || k.keepAlive != int(inForce) {
+			k.t.Errorf("server keep alive %d, in force %d", got, k.keepAlive)
+		}
+	}
+}
+
 func TestConnect(t *testing.T) {
 	runScenarios(t, []scenario{
 		{"MQTT-3.1.4-5", "accepted", packet.V5, nil, func(k *client) {
@@ -164,15 +177,18 @@ func TestConnect(t *testing.T) {
 			p.Props.ReceiveMaximum = new(uint16(7))
 			k.in(p).asks("connect c v5 clean=true expiry=0 window=7").out("CONNACK 00")
 		}},
-		{"MQTT-3.2.2-21", "server keep alive", packet.V5, func(l *Limits) { l.ServerKeepAlive = 9 }, func(k *client) {
-			p := connectPacket(packet.V5)
-			p.KeepAlive = 60
-			a := k.in(p).packets()[0].(*packet.Connack)
-			if got := packet.Value(a.Props.ServerKeepAlive, 0); got != 9 || k.keepAlive != 9 {
-				k.t.Errorf("server keep alive %d, in force %d", got, k.keepAlive)
-			}
+		{"MQTT-3.2.2-21", "keep alive above the longest", packet.V5, func(l *Limits) { l.MaxKeepAlive = 9 }, keepAlive(60, 9, 9)},
+		{"MQTT-3.2.2-21", "no keep alive where there is a longest", packet.V5, func(l *Limits) { l.MaxKeepAlive = 9 }, keepAlive(0, 9, 9)},
+		{"MQTT-3.2.2-21", "keep alive below the longest", packet.V5, func(l *Limits) { l.MaxKeepAlive = 9 }, keepAlive(8, 0, 8)},
+		{"3.1.4", "no user name where one is needed", packet.V5, func(l *Limits) { l.AllowAnonymous = false }, func(k *client) {
+			k.in(connectPacket(packet.V5)).asks().out("CONNACK 87", "closed")
 		}},
-		{"MQTT-3.2.2-22", "no server keep alive for older clients", packet.V311, func(l *Limits) { l.ServerKeepAlive = 9 }, func(k *client) {
+		{"3.1.4", "a user name where one is needed", packet.V311, func(l *Limits) { l.AllowAnonymous = false }, func(k *client) {
+			p := connectPacket(packet.V311)
+			p.HasUsername, p.Username = true, "u"
+			k.in(p).asks("connect c v4 clean=true expiry=0 window=1024").out("CONNACK 00")
+		}},
+		{"MQTT-3.2.2-22", "no server keep alive for older clients", packet.V311, func(l *Limits) { l.MaxKeepAlive = 9 }, func(k *client) {
 			p := connectPacket(packet.V311)
 			p.KeepAlive = 60
 			k.in(p).out("CONNACK 00")

@@ -11,6 +11,7 @@ type Metrics struct {
 	QueuedMessages  atomic.Int64 // gauge: messages queued for ephemeral sessions
 	QueuedBytes     atomic.Int64 // gauge
 	Accepted        atomic.Uint64
+	TooMany         atomic.Uint64 // connections beyond their listener's MaxConnections
 	BytesReceived   atomic.Uint64
 	BytesSent       atomic.Uint64
 	PacketsReceived [16]atomic.Uint64 // by packet type

@@ -143,14 +143,6 @@ func (r *registry) remove(c *conn) {
 	}
 }
 
-// find returns the connection with this epoch, or nil.
-func (r *registry) find(clientID string, epoch uint64) *conn {
-	s := r.shard(clientID)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.m[clientID].find(epoch)
-}
-
 func (p *presence) find(epoch uint64) *conn {
 	if p == nil {
 		return nil
@@ -210,20 +202,4 @@ func (r *registry) closing(clientID string, epoch uint64) (cs []*conn) {
 		}
 	}
 	return cs
-}
-
-// each calls fn for every connection that has a session and has not settled.
-func (r *registry) each(fn func(c *conn)) {
-	for i := range r.shards {
-		s := &r.shards[i]
-		var cs []*conn
-		s.mu.Lock()
-		for _, p := range s.m {
-			cs = append(cs, p.conns...)
-		}
-		s.mu.Unlock()
-		for _, c := range cs {
-			fn(c)
-		}
-	}
 }

@@ -17,7 +17,8 @@ import (
 type Options struct {
 	// Cluster is what is behind the gateway. It may be given later, by Attach.
 	Cluster Cluster
-	// Limits: the zero value stands for DefaultLimits.
+	// Limits of connections whose listener has none of its own; the zero value stands
+	// for DefaultLimits.
 	Limits Limits
 	// Auth decides who may do what; nil: everybody may do everything.
 	Auth Authenticator
@@ -109,6 +110,9 @@ type ListenerOptions struct {
 	// MaxConnections bounds the open connections of the listener; 0: no limit. One
 	// more is closed at once.
 	MaxConnections int
+	// Limits are those of the listener's connections; nil: the server's. They must
+	// not change any more.
+	Limits *Limits
 }
 
 // Serve accepts connections until Shutdown, and then returns nil; or until the
@@ -118,6 +122,10 @@ func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
 		return ln.Close()
 	}
 	defer s.served(ln)
+	limits := o.Limits
+	if limits == nil {
+		limits = &s.limits
+	}
 	open := &atomic.Int64{}
 	for delay := time.Duration(0); ; {
 		nc, err := ln.Accept()
@@ -139,10 +147,11 @@ func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
 		s.metrics.Accepted.Add(1)
 		if n := open.Add(1); o.MaxConnections > 0 && n > int64(o.MaxConnections) {
 			open.Add(-1)
+			s.metrics.TooMany.Add(1)
 			nc.Close() // nothing was said yet, so there is nothing to lose
 			continue
 		}
-		s.serve(nc, o.Name, func() { open.Add(-1) })
+		s.serve(nc, o.Name, limits, func() { open.Add(-1) })
 	}
 }
 

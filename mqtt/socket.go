@@ -38,13 +38,13 @@ type socket struct {
 }
 
 // serve runs a new connection. closed is called when it has ended.
-func (s *Server) serve(nc net.Conn, listener string, closed func()) {
+func (s *Server) serve(nc net.Conn, listener string, limits *Limits, closed func()) {
 	k := &socket{srv: s, nc: nc, closed: closed}
-	k.c.init(s, k, Client{Listener: listener, Remote: nc.RemoteAddr()})
+	k.c.init(s, k, limits, Client{Listener: listener, Remote: nc.RemoteAddr()})
 	k.in.init(nc)
 	k.halves.Store(2)
 	k.patience.Store(-1)
-	k.deadline.Store(s.now() + s.limits.ConnectTimeout.Milliseconds())
+	k.deadline.Store(s.now() + limits.ConnectTimeout.Milliseconds())
 	s.mu.Lock()
 	if s.stopping() {
 		s.mu.Unlock()
@@ -169,7 +169,7 @@ func (s *Server) keepTime() {
 			return
 		case <-t.C:
 		}
-		now, stuck := s.now(), s.limits.WriteTimeout.Milliseconds()
+		now := s.now()
 		s.sockets.each(func(k *socket) {
 			if d := k.deadline.Load(); d != 0 && now > d {
 				k.c.timedOut()
@@ -177,7 +177,7 @@ func (s *Server) keepTime() {
 			if k.waits.Load() {
 				k.c.reconsider()
 			}
-			if w := k.writing.Load(); w != 0 && now-w > stuck {
+			if w := k.writing.Load(); w != 0 && now-w > k.c.limits.WriteTimeout.Milliseconds() {
 				k.c.end(networkFailure())
 			}
 		})

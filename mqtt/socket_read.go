@@ -69,7 +69,7 @@ func (k *socket) handleAll() (need int, err error) {
 			return 0, nil
 		case err != nil:
 			return 0, err
-		case start+length > int(k.srv.limits.MaxPacket):
+		case start+length > int(k.c.limits.MaxPacket):
 			return 0, &packet.Error{Code: packet.PacketTooLarge, Clause: "MQTT-3.2.2-15", Detail: "packet exceeds the maximum packet size"}
 		case len(k.in.data) < start+length:
 			return start + length, nil
@@ -94,7 +94,7 @@ func (k *socket) blocked() {
 	k.waits.Store(true)
 	k.c.readBatchDone()
 	if k.patience.Load() < 0 {
-		k.deadline.Store(k.srv.now() + k.srv.limits.SessionTimeout.Milliseconds())
+		k.deadline.Store(k.srv.now() + k.c.limits.SessionTimeout.Milliseconds())
 		return
 	}
 	k.deadline.Store(0)

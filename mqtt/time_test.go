@@ -246,11 +246,11 @@ func TestStuckSocket(t *testing.T) {
 		}
 		elapsed(t, start, 0, 0)
 		time.Sleep(19 * time.Second)
-		if n := s.Connections(); n != 2 {
+		if n := s.Metrics().Connections.Load(); n != 2 {
 			t.Errorf("%d connections", n)
 		}
 		time.Sleep(3 * time.Second)
-		if n := s.Connections(); n != 1 {
+		if n := s.Metrics().Connections.Load(); n != 1 {
 			t.Errorf("%d connections", n)
 		}
 	})

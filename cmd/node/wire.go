@@ -60,7 +60,7 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 		closeAll()
 		return nil, fmt.Errorf("peer-addr: %w", err)
 	}
-	n.gateway = mqtt.NewServer(mqtt.Options{Limits: gatewayLimits(cfg), Logger: log})
+	n.gateway = mqtt.NewServer(mqtt.Options{Logger: log})
 	n.cluster, err = cluster.Open(n.clusterOptions(host, peer, listeners))
 	if err != nil {
 		closeAll()
@@ -69,8 +69,9 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 	n.gateway.Attach(n.cluster)
 	for i, ln := range listeners {
 		l := cfg.Listeners[i]
+		limits := listenerLimits(cfg, l)
 		n.serving.Go(func() {
-			if err := n.gateway.Serve(ln, mqtt.ListenerOptions{Name: l.Name, MaxConnections: l.Limits.MaxConnections}); err != nil {
+			if err := n.gateway.Serve(ln, mqtt.ListenerOptions{Name: l.Name, MaxConnections: l.Limits.MaxConnections, Limits: &limits}); err != nil {
 				n.fail(fmt.Errorf("listener %s: %w", l.Name, err))
 			}
 		})
@@ -133,13 +134,15 @@ func sessionSettings(cfg *config.Config) *logpb.Settings {
 	return s
 }
 
-// gatewayLimits are those of connections and ephemeral sessions.
-func gatewayLimits(cfg *config.Config) mqtt.Limits {
-	l := mqtt.DefaultLimits()
-	l.MaxPacket = uint32(cfg.Limits.MaxPacketSize)
-	l.ReceiveMaximum = uint16(cfg.Limits.ReceiveMaximum)
-	l.TopicAliasMaximum = uint16(cfg.Limits.TopicAliasMaximum)
-	l.ConnectTimeout = cfg.Limits.ConnectTimeout
+// listenerLimits are those of a listener's connections and their ephemeral sessions.
+func listenerLimits(cfg *config.Config, listener config.Listener) mqtt.Limits {
+	l, of := mqtt.DefaultLimits(), listener.Limits
+	l.MaxPacket = uint32(of.MaxPacketSize)
+	l.ReceiveMaximum = uint16(of.ReceiveMaximum)
+	l.TopicAliasMaximum = uint16(of.TopicAliasMaximum)
+	l.ConnectTimeout = of.ConnectTimeout
+	l.MaxKeepAlive = uint16(of.MaxKeepAlive.Seconds())
+	l.AllowAnonymous = listener.AllowAnonymous
 	l.MaxInflight = uint16(cfg.Sessions.MaxInflight)
 	l.MaxSubscriptions = cfg.Sessions.MaxSubscriptions
 	l.QueueMessages = cfg.Sessions.QueueMaxMessages
