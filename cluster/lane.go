@@ -226,19 +226,20 @@ func (l *lane) linkUp(node string) {
 	l.pump.mark(l)
 }
 
-// overdue reports whether the lane should be flushed by the clock: the route
-// changed or was unknown, or no answer came for long.
-func (l *lane) overdue(now time.Time) bool {
+// overdue reports whether the lane has items at all, and whether it should be
+// flushed by the clock: the route changed or was unknown, or no answer came for
+// long.
+func (l *lane) overdue(now time.Time) (waits, overdue bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || len(l.items) == 0 {
-		return false
+		return false, false
 	}
 	if l.sent > 0 && now.Sub(l.progress) > resendAfter {
 		l.sent, l.inFlight = 0, 0
-		return true
+		return true, true
 	}
-	return l.sent == 0 || l.route() != l.via
+	return true, l.sent == 0 || l.route() != l.via
 }
 
 // close ends the lane: every unanswered item is done with errLaneClosed.

@@ -20,7 +20,9 @@ const (
 	maxEntryBytes = 1 << 20
 	maxFlying     = 3
 
-	leaderTick = 100 * time.Millisecond
+	leaderTick = time.Second // beside what is due at a known time
+	// dueRetry is when to look again after a Tick was proposed.
+	dueRetry = 100 * time.Millisecond
 )
 
 // leader is one leadership of one partition. All its work is rebuilt from the
@@ -58,7 +60,8 @@ type leader struct {
 	attaching map[uint64][]*peerpb.AttachSession
 	pushes    map[uint64][]fsm.Push
 	closing   map[uint64]bool // CloseGateway is on its way
-	ticking   bool            // Tick is on its way
+	ticked    time.Time       // when Tick was proposed last
+	sooner    bool            // something may be due earlier than the timer says
 	reads     []readRequest
 	verifying bool
 	annDirty  bool
@@ -143,7 +146,7 @@ func (ld *leader) run(ctx context.Context) {
 	if !ld.lead() {
 		return
 	}
-	tick := time.NewTicker(leaderTick)
+	tick := time.NewTimer(leaderTick)
 	defer tick.Stop()
 	var events []event
 	for {
@@ -152,7 +155,7 @@ func (ld *leader) run(ctx context.Context) {
 			return
 		case <-ld.box.wake:
 		case <-tick.C:
-			ld.tick()
+			tick.Reset(ld.tick())
 		}
 		events = ld.box.take(events)
 		for i := range events {
@@ -160,6 +163,10 @@ func (ld *leader) run(ctx context.Context) {
 		}
 		ld.propose()
 		ld.flush()
+		if ld.sooner {
+			ld.sooner = false
+			tick.Reset(ld.untilDue())
+		}
 	}
 }
 
@@ -309,6 +316,7 @@ func (ld *leader) applied(o *fsm.Outcome) {
 		ld.annDirty = true
 	}
 	ld.n.countDropped(e.Dropped)
+	ld.sooner = true
 }
 
 // flush sends what the pass has collected.
@@ -321,11 +329,10 @@ func (ld *leader) flush() {
 	}
 }
 
-// tick does what the clock demands.
-func (ld *leader) tick() {
-	ld.r.transport.SetSilent(ld.r.group.Pending() > 4*ld.n.o.HeartbeatTimeout)
+// tick does what the clock demands, and says when to come again.
+func (ld *leader) tick() time.Duration {
 	if !ld.led {
-		return
+		return leaderTick
 	}
 	ld.ann.flush()
 	ld.routeOutbox()
@@ -333,21 +340,32 @@ func (ld *leader) tick() {
 		delete(ld.reannounce, node)
 		ld.announceTo(node)
 	}
+	wait := ld.untilDue()
+	if wait == 0 {
+		ld.ticked = time.Now()
+		ld.own(&logpb.Op{Body: &logpb.Op_Tick{Tick: &logpb.Tick{}}})
+		wait = dueRetry
+	}
+	return wait
+}
+
+// untilDue is the time until the state has something due, at most leaderTick. On
+// the way it finds whether there is room for more messages.
+func (ld *leader) untilDue() time.Duration {
 	now := ld.clock.now()
-	var due bool
+	wait := leaderTick
 	var bytes int64
 	ld.r.sm.read(func(m *fsm.Machine) {
-		at, ok := m.NextDeadline()
-		due = ok && at <= now
 		bytes = m.Bytes()
+		if at, ok := m.NextDeadline(); ok {
+			wait = min(wait, time.Duration(max(0, at-now))*time.Millisecond)
+		}
 	})
 	ld.refuse = ld.n.mustRefuse(bytes)
-	if !due {
-		ld.ticking = false
-	} else if !ld.ticking || ld.flying == 0 {
-		ld.ticking = true
-		ld.own(&logpb.Op{Body: &logpb.Op_Tick{Tick: &logpb.Tick{}}})
+	if wait < dueRetry && time.Since(ld.ticked) < dueRetry {
+		return dueRetry // a Tick is on its way
 	}
+	return wait
 }
 
 // membersChanged compares the state with what the control group says: which

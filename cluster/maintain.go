@@ -10,10 +10,13 @@ import (
 )
 
 const (
-	maintainInterval = 100 * time.Millisecond
+	maintainInterval = 200 * time.Millisecond
 	beaconInterval   = time.Second
 	diskInterval     = 2 * time.Second
 	attachRetry      = 500 * time.Millisecond
+	// stallTimeout is how long one durable write may take before the replica gives
+	// its leadership away.
+	stallTimeout = time.Second
 )
 
 // announceLoop tells the members of changes of our interest. What comes while it
@@ -63,6 +66,7 @@ func (n *Node) maintain(ctx context.Context) {
 			n.checkDisk()
 		}
 		n.findLeaders()
+		n.watchStalls()
 		g := n.ingress()
 		if g == nil {
 			continue
@@ -81,7 +85,31 @@ func (n *Node) maintain(ctx context.Context) {
 		}
 		if !n.serving.Load() && len(n.ready()) == 0 {
 			n.serving.Store(true)
+			n.nudgeLeaders()
 			n.log.Info("ready to serve clients", "gateway", endName(g.id))
+		}
+	}
+}
+
+// nudgeLeaders makes the leaders here look again at what waited for this node to
+// be allowed to route.
+func (n *Node) nudgeLeaders() {
+	for _, r := range n.replicas {
+		if r == nil {
+			continue
+		}
+		if ld := r.leader(); ld != nil {
+			ld.box.put(event{call: ld.routeOutbox})
+		}
+	}
+}
+
+// watchStalls silences leaders whose disk does not answer: by heartbeats alone they
+// would lead for ever and commit nothing.
+func (n *Node) watchStalls() {
+	for _, r := range n.replicas {
+		if r != nil {
+			r.transport.SetSilent(r.group.Pending() > stallTimeout)
 		}
 	}
 }

@@ -299,6 +299,9 @@ func (n *Node) onLease(valid bool) {
 	if g := n.in.Load(); g != nil {
 		g.leaseRenewed()
 	}
+	if n.opened.Load() {
+		n.nudgeLeaders()
+	}
 }
 
 // leaseValid reports whether this node may acknowledge anything.

@@ -8,7 +8,7 @@ import (
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
 
-const pumpInterval = 50 * time.Millisecond // how often lanes are looked at by the clock
+const pumpInterval = 50 * time.Millisecond // how often lanes with items are looked at by the clock
 
 // pump is the node's one goroutine that sends for all its lanes and routes: what
 // came while it was busy goes out together, so that a busy node batches by
@@ -23,6 +23,8 @@ type pump struct {
 	routes map[string]*peerpb.Route // by node: messages of the unreliable path
 	wake   chan struct{}
 
+	ticking bool // owned by run: the timer is set
+
 	// routeDropped counts messages of the unreliable path that a link had no
 	// room for.
 	routeDropped func(n int)
@@ -35,6 +37,7 @@ func newPump(send func(string, *peerpb.Frame) bool, knows func() uint64, routeDr
 		lanes:        make(map[*lane]struct{}),
 		routes:       make(map[string]*peerpb.Route),
 		wake:         make(chan struct{}, 1),
+		ticking:      true,
 		routeDropped: routeDropped,
 	}
 }
@@ -112,7 +115,8 @@ func (p *pump) all() []*lane {
 }
 
 func (p *pump) run(ctx context.Context) {
-	tick := time.NewTicker(pumpInterval)
+	// The clock runs only while something waits: an idle node sleeps.
+	tick := time.NewTimer(pumpInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -120,11 +124,21 @@ func (p *pump) run(ctx context.Context) {
 			return
 		case <-p.wake:
 			p.flush(time.Now())
+			if !p.ticking {
+				p.ticking = true
+				tick.Reset(pumpInterval)
+			}
 		case now := <-tick.C:
+			p.ticking = false
 			for _, l := range p.all() {
-				if l.overdue(now) {
+				waits, overdue := l.overdue(now)
+				if overdue {
 					l.flush(now)
 				}
+				p.ticking = p.ticking || waits
+			}
+			if p.ticking {
+				tick.Reset(pumpInterval)
 			}
 		}
 	}
