@@ -90,7 +90,7 @@ func (m *Machine) applyOp(lop *logpb.LaneOp) (Result, error) {
 	if r.Status != Taken {
 		return r, nil
 	}
-	if r.Code = lop.Refuse; r.Code == 0 {
+	if r.Code = lop.Refuse; r.Code == 0 || m.holds(op) {
 		r.Code, r.Bytes = m.laneOp(lop.Source, op)
 	}
 	m.remember(&r)

@@ -30,6 +30,22 @@ func (m *Machine) receive(op *logpb.Receive) uint32 {
 	return CodeOK
 }
 
+// holds reports whether the op is a Receive of a packet id that is held already.
+// Such a one is never refused for lack of room: the client would free the id, and
+// its next message under it would be taken for the one that is held, and be lost.
+func (m *Machine) holds(op any) bool {
+	r, ok := op.(*logpb.Receive)
+	if !ok {
+		return false
+	}
+	sl, ok := m.fenced(r.ClientId, r.Epoch)
+	if !ok || r.PacketId > maxPacketIDs {
+		return false
+	}
+	_, held := sl.s.inbound[uint16(r.PacketId)]
+	return held
+}
+
 // release hands a stored QoS 2 message on and frees its packet id in one step. A
 // retained message keeps its id until the partition that keeps retained messages
 // of its topic has it, and PUBCOMP waits for that.

@@ -320,6 +320,16 @@ func (m *model) unsubscribe(s *mSession, op *logpb.Unsubscribe) []byte {
 	return marshal(r)
 }
 
+// holds: a packet id that is held is never refused for lack of room.
+func (m *model) holds(body any) bool {
+	op, ok := body.(*logpb.Receive)
+	if !ok || op.PacketId == 0 || op.PacketId > 65535 {
+		return false
+	}
+	s := m.sessions[op.ClientId]
+	return s != nil && s.owner != 0 && s.epoch == op.Epoch && s.inbound[uint16(op.PacketId)] != nil
+}
+
 func (m *model) receive(s *mSession, op *logpb.Receive) uint32 {
 	id := uint16(op.PacketId)
 	switch {

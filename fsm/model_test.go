@@ -134,7 +134,7 @@ func (m *model) op(op *logpb.LaneOp, body any) Result {
 	}
 	m.marks[op.Source] = op.Seq
 	before := m.interest()
-	if op.Refuse != 0 {
+	if op.Refuse != 0 && !m.holds(body) {
 		r.Code = op.Refuse
 	} else {
 		r.Code, r.Bytes = m.lane(op.Source, body)

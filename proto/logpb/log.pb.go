@@ -208,7 +208,8 @@ type LaneOp struct {
 	Prev     uint64 `protobuf:"varint,3,opt,name=prev,proto3" json:"prev,omitempty"`
 	IsLeader bool   `protobuf:"varint,4,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
 	// refuse is the leader's verdict that there is no room: the op is not
-	// carried out, its mark moves, its result has this reason code.
+	// carried out, its mark moves, its result has this reason code. A Receive of a
+	// packet id that is held already is carried out all the same.
 	Refuse uint32 `protobuf:"varint,5,opt,name=refuse,proto3" json:"refuse,omitempty"`
 	// op is an encoded Op.
 	Op            []byte `protobuf:"bytes,6,opt,name=op,proto3" json:"op,omitempty"`

@@ -140,6 +140,7 @@ type Frame struct {
 	//	*Frame_RetainedData
 	//	*Frame_Leader
 	//	*Frame_Beacon
+	//	*Frame_StateDigest
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,6 +327,15 @@ func (x *Frame) GetBeacon() *Beacon {
 	return nil
 }
 
+func (x *Frame) GetStateDigest() *StateDigest {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_StateDigest); ok {
+			return x.StateDigest
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -394,6 +404,10 @@ type Frame_Beacon struct {
 	Beacon *Beacon `protobuf:"bytes,16,opt,name=beacon,proto3,oneof"`
 }
 
+type Frame_StateDigest struct {
+	StateDigest *StateDigest `protobuf:"bytes,17,opt,name=state_digest,json=stateDigest,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_LaneItems) isFrame_Body() {}
@@ -425,6 +439,8 @@ func (*Frame_RetainedData) isFrame_Body() {}
 func (*Frame_Leader) isFrame_Body() {}
 
 func (*Frame_Beacon) isFrame_Body() {}
+
+func (*Frame_StateDigest) isFrame_Body() {}
 
 type Hello struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -2014,9 +2030,12 @@ func (x *Leader) GetNode() string {
 
 // Beacon is sent to every peer at intervals.
 type Beacon struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Wall          int64                  `protobuf:"varint,1,opt,name=wall,proto3" json:"wall,omitempty"` // the sender's wall clock, Unix milliseconds
-	Replicas      []*ReplicaPosition     `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Wall     int64                  `protobuf:"varint,1,opt,name=wall,proto3" json:"wall,omitempty"` // the sender's wall clock, Unix milliseconds
+	Replicas []*ReplicaPosition     `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// disk_low: the sender is below its reserve of disk space. It must not be
+	// given leaderships, and what its clients publish is refused.
+	DiskLow       bool `protobuf:"varint,3,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2063,6 +2082,13 @@ func (x *Beacon) GetReplicas() []*ReplicaPosition {
 		return x.Replicas
 	}
 	return nil
+}
+
+func (x *Beacon) GetDiskLow() bool {
+	if x != nil {
+		return x.DiskLow
+	}
+	return false
 }
 
 // ReplicaPosition is how far a replica has come.
@@ -2134,6 +2160,76 @@ func (x *ReplicaPosition) GetApplied() uint64 {
 	return 0
 }
 
+// StateDigest is what a replica's state comes to at the log index of a Checkpoint.
+// Every replica tells all others, and each judges itself.
+type StateDigest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	ServerId      string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"` // SHA-256 of the snapshot of that state
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateDigest) Reset() {
+	*x = StateDigest{}
+	mi := &file_peerpb_flow_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateDigest) ProtoMessage() {}
+
+func (x *StateDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateDigest.ProtoReflect.Descriptor instead.
+func (*StateDigest) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *StateDigest) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *StateDigest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *StateDigest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *StateDigest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 var File_peerpb_flow_proto protoreflect.FileDescriptor
 
 const file_peerpb_flow_proto_rawDesc = "" +
@@ -2141,7 +2237,7 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x11peerpb/flow.proto\x12\x10flotilla.peer.v1\"=\n" +
 	"\n" +
 	"FrameBatch\x12/\n" +
-	"\x06frames\x18\x01 \x03(\v2\x17.flotilla.peer.v1.FrameR\x06frames\"\xa2\a\n" +
+	"\x06frames\x18\x01 \x03(\v2\x17.flotilla.peer.v1.FrameR\x06frames\"\xe6\a\n" +
 	"\x05Frame\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.flotilla.peer.v1.HelloH\x00R\x05hello\x12<\n" +
 	"\n" +
@@ -2161,7 +2257,8 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\rretained_read\x18\r \x01(\v2\x1e.flotilla.peer.v1.RetainedReadH\x00R\fretainedRead\x12E\n" +
 	"\rretained_data\x18\x0e \x01(\v2\x1e.flotilla.peer.v1.RetainedDataH\x00R\fretainedData\x122\n" +
 	"\x06leader\x18\x0f \x01(\v2\x18.flotilla.peer.v1.LeaderH\x00R\x06leader\x122\n" +
-	"\x06beacon\x18\x10 \x01(\v2\x18.flotilla.peer.v1.BeaconH\x00R\x06beaconB\x06\n" +
+	"\x06beacon\x18\x10 \x01(\v2\x18.flotilla.peer.v1.BeaconH\x00R\x06beacon\x12B\n" +
+	"\fstate_digest\x18\x11 \x01(\v2\x1d.flotilla.peer.v1.StateDigestH\x00R\vstateDigestB\x06\n" +
 	"\x04body\"\x80\x01\n" +
 	"\x05Hello\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
@@ -2295,15 +2392,21 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x06Leader\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04node\x18\x03 \x01(\tR\x04node\"[\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"v\n" +
 	"\x06Beacon\x12\x12\n" +
 	"\x04wall\x18\x01 \x01(\x03R\x04wall\x12=\n" +
-	"\breplicas\x18\x02 \x03(\v2!.flotilla.peer.v1.ReplicaPositionR\breplicas\"z\n" +
+	"\breplicas\x18\x02 \x03(\v2!.flotilla.peer.v1.ReplicaPositionR\breplicas\x12\x19\n" +
+	"\bdisk_low\x18\x03 \x01(\bR\adiskLow\"z\n" +
 	"\x0fReplicaPosition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\x04R\x04last\x12\x18\n" +
-	"\aapplied\x18\x04 \x01(\x04R\aapplied2P\n" +
+	"\aapplied\x18\x04 \x01(\x04R\aapplied\"v\n" +
+	"\vStateDigest\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest2P\n" +
 	"\x04Flow\x12H\n" +
 	"\x06Frames\x12\x1c.flotilla.peer.v1.FrameBatch\x1a\x1c.flotilla.peer.v1.FrameBatch(\x010\x01B0Z.github.com/flotilla-mqtt/flotilla/proto/peerpbb\x06proto3"
 
@@ -2320,7 +2423,7 @@ func file_peerpb_flow_proto_rawDescGZIP() []byte {
 }
 
 var file_peerpb_flow_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_peerpb_flow_proto_goTypes = []any{
 	(LaneAnswer_Status)(0),  // 0: flotilla.peer.v1.LaneAnswer.Status
 	(*FrameBatch)(nil),      // 1: flotilla.peer.v1.FrameBatch
@@ -2349,6 +2452,7 @@ var file_peerpb_flow_proto_goTypes = []any{
 	(*Leader)(nil),          // 24: flotilla.peer.v1.Leader
 	(*Beacon)(nil),          // 25: flotilla.peer.v1.Beacon
 	(*ReplicaPosition)(nil), // 26: flotilla.peer.v1.ReplicaPosition
+	(*StateDigest)(nil),     // 27: flotilla.peer.v1.StateDigest
 }
 var file_peerpb_flow_proto_depIdxs = []int32{
 	2,  // 0: flotilla.peer.v1.FrameBatch.frames:type_name -> flotilla.peer.v1.Frame
@@ -2368,23 +2472,24 @@ var file_peerpb_flow_proto_depIdxs = []int32{
 	23, // 14: flotilla.peer.v1.Frame.retained_data:type_name -> flotilla.peer.v1.RetainedData
 	24, // 15: flotilla.peer.v1.Frame.leader:type_name -> flotilla.peer.v1.Leader
 	25, // 16: flotilla.peer.v1.Frame.beacon:type_name -> flotilla.peer.v1.Beacon
-	4,  // 17: flotilla.peer.v1.LaneItems.lane:type_name -> flotilla.peer.v1.Lane
-	5,  // 18: flotilla.peer.v1.LaneItems.items:type_name -> flotilla.peer.v1.LaneItem
-	4,  // 19: flotilla.peer.v1.LaneAnswer.lane:type_name -> flotilla.peer.v1.Lane
-	0,  // 20: flotilla.peer.v1.LaneAnswer.status:type_name -> flotilla.peer.v1.LaneAnswer.Status
-	7,  // 21: flotilla.peer.v1.LaneAnswer.results:type_name -> flotilla.peer.v1.LaneResult
-	10, // 22: flotilla.peer.v1.Attach.sessions:type_name -> flotilla.peer.v1.AttachSession
-	12, // 23: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
-	13, // 24: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
-	17, // 25: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
-	26, // 26: flotilla.peer.v1.Beacon.replicas:type_name -> flotilla.peer.v1.ReplicaPosition
-	1,  // 27: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
-	1,  // 28: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
-	28, // [28:29] is the sub-list for method output_type
-	27, // [27:28] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	27, // 17: flotilla.peer.v1.Frame.state_digest:type_name -> flotilla.peer.v1.StateDigest
+	4,  // 18: flotilla.peer.v1.LaneItems.lane:type_name -> flotilla.peer.v1.Lane
+	5,  // 19: flotilla.peer.v1.LaneItems.items:type_name -> flotilla.peer.v1.LaneItem
+	4,  // 20: flotilla.peer.v1.LaneAnswer.lane:type_name -> flotilla.peer.v1.Lane
+	0,  // 21: flotilla.peer.v1.LaneAnswer.status:type_name -> flotilla.peer.v1.LaneAnswer.Status
+	7,  // 22: flotilla.peer.v1.LaneAnswer.results:type_name -> flotilla.peer.v1.LaneResult
+	10, // 23: flotilla.peer.v1.Attach.sessions:type_name -> flotilla.peer.v1.AttachSession
+	12, // 24: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
+	13, // 25: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
+	17, // 26: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
+	26, // 27: flotilla.peer.v1.Beacon.replicas:type_name -> flotilla.peer.v1.ReplicaPosition
+	1,  // 28: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
+	1,  // 29: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_peerpb_flow_proto_init() }
@@ -2409,6 +2514,7 @@ func file_peerpb_flow_proto_init() {
 		(*Frame_RetainedData)(nil),
 		(*Frame_Leader)(nil),
 		(*Frame_Beacon)(nil),
+		(*Frame_StateDigest)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2416,7 +2522,7 @@ func file_peerpb_flow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peerpb_flow_proto_rawDesc), len(file_peerpb_flow_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
