@@ -259,9 +259,12 @@ func (l *lane) close() {
 	}
 }
 
-// waiting is the number of unanswered items.
-func (l *lane) waiting() int {
+// waiting is the number of unanswered items, and their bytes.
+func (l *lane) waiting() (items int, bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.items)
+	for i := range l.items {
+		bytes += int64(len(l.items[i].op))
+	}
+	return len(l.items), bytes
 }

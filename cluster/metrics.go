@@ -3,6 +3,8 @@ package cluster
 import (
 	"sync/atomic"
 
+	"github.com/flotilla-mqtt/flotilla/cluster/store"
+	"github.com/flotilla-mqtt/flotilla/cluster/transport"
 	"github.com/flotilla-mqtt/flotilla/fsm"
 )
 
@@ -16,9 +18,11 @@ type Metrics struct {
 	LeasesLost         atomic.Uint64
 	GatewaysEnded      atomic.Uint64 // our incarnations that the cluster ended
 	SetAside           atomic.Uint64 // replicas set aside at start
-	Snapshots          atomic.Uint64
-	LeaderStarts       atomic.Uint64
-	DiskFree           atomic.Int64 // bytes; 0: not known
+	Snapshots          atomic.Uint64 // of partitions, taken
+	LeaderStarts       atomic.Uint64 // times a partition's leadership came to this node
+	Checkpoints        atomic.Uint64 // states of ours that were digested
+	Diverged           atomic.Uint64 // replicas, ours or others', whose state differs from the majority's
+	DiskFree           atomic.Int64  // bytes; 0: not known
 
 	dropped [fsm.Classes][fsm.Reasons]atomic.Uint64
 }
@@ -36,3 +40,29 @@ func (n *Node) countDropped(drops []fsm.Drop) {
 		}
 	}
 }
+
+// LaneStats is what waits unanswered in this node's lanes to one kind of destination.
+type LaneStats struct {
+	Items int
+	Bytes int64
+}
+
+// Lanes tells what waits in the lanes to partitions and to other nodes' gateways.
+func (n *Node) Lanes() (partitions, gateways LaneStats) {
+	for _, l := range n.pump.all() {
+		s := &gateways
+		if isPartition(l.id.Destination) {
+			s = &partitions
+		}
+		items, bytes := l.waiting()
+		s.Items += items
+		s.Bytes += bytes
+	}
+	return partitions, gateways
+}
+
+// TransportStats are the counters of the traffic between nodes.
+func (n *Node) TransportStats() transport.Stats { return n.transport.Stats() }
+
+// StoreStats are the numbers of the node's store.
+func (n *Node) StoreStats() store.Stats { return n.store.Stats() }

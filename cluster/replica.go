@@ -127,6 +127,7 @@ func (r *replica) leaderFailed() <-chan struct{} {
 
 func (r *replica) startLeading(ctx context.Context) {
 	ld := newLeader(r, r.raft.CurrentTerm())
+	r.n.metrics.LeaderStarts.Add(1)
 	r.mu.Lock()
 	r.lead = ld
 	r.mu.Unlock()

@@ -182,7 +182,7 @@ func (t *Transport) checkStream(ctx context.Context) (node string, err error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	node, theirs, ours := first(md, metaNode), first(md, metaCluster), t.hello().ClusterId
 	if theirs != "" && ours != "" && theirs != ours {
-		t.stats.refusedPeers.Add(1)
+		t.stats.refusedPeers[refusedCluster].Add(1)
 		t.log.Error("refused a peer of another cluster", "peer", node, "theirs", theirs, "ours", ours)
 		return node, status.Error(codes.FailedPrecondition, "another cluster")
 	}

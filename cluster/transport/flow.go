@@ -240,21 +240,22 @@ func (f *outboundFlow) take(batch *peerpb.FrameBatch) (bytes int) {
 func (t *Transport) checkHello(h *peerpb.Hello, want string) error {
 	ours := t.hello()
 	var why string
+	var kind refused
 	switch {
 	case h == nil:
-		why = "first frame is no Hello"
+		kind, why = refusedHello, "first frame is no Hello"
 	case h.GetFormat() != ours.GetFormat():
-		why = fmt.Sprintf("format %d, ours is %d", h.GetFormat(), ours.GetFormat())
+		kind, why = refusedFormat, fmt.Sprintf("format %d, ours is %d", h.GetFormat(), ours.GetFormat())
 	case h.GetClusterId() != "" && ours.GetClusterId() != "" && h.GetClusterId() != ours.GetClusterId():
-		why = fmt.Sprintf("cluster %q, ours is %q", h.GetClusterId(), ours.GetClusterId())
+		kind, why = refusedCluster, fmt.Sprintf("cluster %q, ours is %q", h.GetClusterId(), ours.GetClusterId())
 	case h.GetNode() == "":
-		why = "no node name"
+		kind, why = refusedHello, "no node name"
 	case want != "" && h.GetNode() != want:
-		why = fmt.Sprintf("node %q answers at the address of %q", h.GetNode(), want)
+		kind, why = refusedNode, fmt.Sprintf("node %q answers at the address of %q", h.GetNode(), want)
 	default:
 		return nil
 	}
-	t.stats.refusedPeers.Add(1)
+	t.stats.refusedPeers[kind].Add(1)
 	t.log.Error("refused a peer", "peer", h.GetNode(), "reason", why)
 	return fmt.Errorf("%w: %s", errRefused, why)
 }

@@ -1,6 +1,10 @@
 package packet
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
 
 // ReasonCode is a reason code of MQTT 5. Codes from 0x80 on mean failure. It is used
 // for older versions too and translated on the wire.
@@ -126,6 +130,20 @@ func (c ReasonCode) String() string {
 		name = "Reserved"
 	}
 	return fmt.Sprintf("%s (0x%02X)", name, byte(c))
+}
+
+// Label returns the name of the specification as the value of a metric's label:
+// "malformed_packet"; "reserved_0x05" for a code without a name.
+func (c ReasonCode) Label() string {
+	if codes[c].name == "" {
+		return fmt.Sprintf("reserved_0x%02x", byte(c))
+	}
+	return strings.Map(func(r rune) rune {
+		if r == ' ' || r == '-' {
+			return '_'
+		}
+		return unicode.ToLower(r)
+	}, codes[c].name)
 }
 
 // Failed says whether the code means failure: 0x80 and above.

@@ -78,40 +78,76 @@ type Replica struct {
 }
 
 // Metrics are a node's counters since its start, and its gauges, read at
-// scrape time. Nil maps and nil histograms are simply absent.
+// scrape time. docs/metrics.md says what each means.
 type Metrics struct {
-	Connections         int               // gauge
-	ConnectionsAccepted uint64            // sockets accepted
-	ConnectionsRefused  map[string]uint64 // by reason: malformed, timeout, not_ready, too_many …
-	ConnectionsClosed   map[string]uint64 // by reason: disconnect, lost, keep_alive, takeover, protocol_error …
+	Gateway   GatewayMetrics
+	Cluster   ClusterMetrics
+	Transport TransportMetrics
+	Store     StoreMetrics
+}
 
-	ReceivedMessages [3]uint64 // PUBLISH packets from clients, by QoS
-	SentMessages     [3]uint64 // PUBLISH packets to clients, by QoS
-	ReceivedBytes    uint64
-	SentBytes        uint64
-	AckedMessages    [3]uint64       // PUBACK or PUBCOMP sent to publishers, by QoS (index 0 unused)
-	Dropped          map[Drop]uint64 // messages that a rule or a limit let go
-	Refused          map[string]uint64
-	BadPackets       map[string]uint64 // by reason code name: malformed_packet, protocol_error …
+// GatewayMetrics are those of the part that terminates MQTT.
+type GatewayMetrics struct {
+	Connections    int64 // gauge
+	Sessions       int64 // gauge: connections that own a session
+	Subscriptions  int64 // gauge: entries of the local tree
+	QueuedMessages int64 // gauge, ephemeral sessions
+	QueuedBytes    int64 // gauge, ephemeral sessions
 
-	LaneItems   map[string]uint64 // items sent by kind of destination: partition, gateway
-	LaneRewinds uint64            // times a lane went back to its oldest unanswered item
-	LaneBytes   int64             // gauge: bytes waiting in lanes
+	Accepted, BytesReceived, BytesSent            uint64
+	PacketsReceived, PacketsSent                  map[string]uint64 // by packet type
+	PublishReceived, PublishSent                  [3]uint64         // by QoS
+	Acknowledged                                  [3]uint64         // PUBACK or PUBCOMP sent to publishers; index 0 unused
+	Refused, Closed                               map[string]uint64 // connections by reason
+	RefusedPublish, RefusedSubscribe              map[string]uint64 // packets by reason
+	UnknownAcks, RetainedIncomplete, BackPressure uint64
+}
 
-	LeaderChanges    uint64 // changes of leader seen in partitions held here
-	LeaseExpired     uint64 // times the node lost its lease
-	SetAside         uint64 // replicas set aside for data that cannot be trusted
-	StoreErrors      map[string]uint64
-	PeerRefused      map[string]uint64 // frames refused from peers, by reason: version, server_id …
-	SnapshotsTaken   uint64
-	SnapshotsSent    uint64
-	DiskFree         int64 // gauge: bytes free where the data is; -1: unknown
-	ReadOnly         bool  // gauge: the disk is below its reserve
-	ClockOffset      map[string]float64
-	Fsync            *Histogram // seconds of one fsync of the store
-	CommitLatency    *Histogram // seconds from proposing an entry to its commit, leaders only
-	BatchOps         *Histogram // ops per log entry
-	ProposalsPending int        // gauge
+// ClusterMetrics are those of partitions, lanes and leases.
+type ClusterMetrics struct {
+	Dropped            map[Drop]uint64 // messages that a rule or a limit let go, of ephemeral sessions too
+	PublishRefused     uint64
+	OpsRefused         uint64
+	RetainedRefused    uint64
+	RetainedIncomplete uint64
+	LeaderStarts       uint64
+	LeasesLost         uint64
+	GatewaysEnded      uint64
+	SetAside           uint64
+	Snapshots          uint64
+	Checkpoints        uint64
+	Diverged           uint64
+	Lanes              map[string]Lanes   // gauges, by kind of destination
+	ClockOffset        map[string]float64 // gauge: seconds, by member
+	DiskFree           int64              // gauge: bytes free where the data is; 0: not known
+	DiskLow            bool               // gauge
+}
+
+// Lanes is what waits unanswered in lanes.
+type Lanes struct {
+	Items int
+	Bytes int64
+}
+
+// TransportMetrics are those of the traffic between nodes.
+type TransportMetrics struct {
+	FramesSent, FramesReceived, FramesRefused uint64
+	BatchesSent, BatchesReceived              uint64
+	PeersRefused                              map[string]uint64 // by reason
+	LinksUp, LinksDown                        uint64
+	RaftSent, RaftBatches, RaftReceived       uint64
+	RaftTimeouts, RaftRefused, RaftExpired    uint64
+	Snapshots, SnapshotBytes                  uint64
+}
+
+// StoreMetrics are those of the data folder.
+type StoreMetrics struct {
+	SlowWrites, NoSpace uint64
+	LastSlow            float64 // gauge: Unix seconds; 0: never
+	Pending             float64 // gauge: seconds
+	LogBytes            int64   // gauge
+	DiskUsed, Memory    uint64  // gauges
+	Fsync               *Histogram
 }
 
 // Drop names why messages were dropped, and whose they were.
