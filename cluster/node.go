@@ -137,7 +137,7 @@ func (n *Node) openTransport() (err error) {
 			return &peerpb.Hello{Format: 1, ClusterId: id.ClusterID, Node: n.name, Disk: id.DiskIncarnation, Version: n.o.Version}
 		},
 		Listener: n.o.PeerListener, Dial: n.o.Dial, Resolve: n.resolve, Credentials: n.o.Credentials,
-		Logger: n.log, HeartbeatTimeout: n.o.HeartbeatTimeout, OnFrame: n.onFrame, OnLink: n.onLink, OnFatal: n.fatal,
+		Logger: n.log, HeartbeatTimeout: min(n.o.HeartbeatTimeout, control.DefaultHeartbeat), OnFrame: n.onFrame, OnLink: n.onLink, OnFatal: n.fatal,
 	})
 	return err
 }

@@ -49,6 +49,9 @@ type MetaStore interface {
 	SetMeta(key string, value []byte) error
 }
 
+// DefaultHeartbeat is the group's heartbeat and election timeout.
+const DefaultHeartbeat = 500 * time.Millisecond
+
 // Options of a Control. Fields without a default must be set.
 type Options struct {
 	// Node is this node's name.
@@ -109,7 +112,7 @@ type Options struct {
 	// Fatal is told of a failure after which the process must end.
 	Fatal func(error)
 
-	// Raft's timings; defaults 250 ms, 250 ms, 125 ms, 250 ms.
+	// Raft's timings; defaults 500 ms, 500 ms, 200 ms, 250 ms.
 	HeartbeatTimeout, ElectionTimeout, LeaderLeaseTimeout, CommitTimeout time.Duration
 	// SnapshotThreshold and TrailingLogs are in entries; defaults 1024 and 256.
 	SnapshotThreshold, TrailingLogs uint64
@@ -138,9 +141,9 @@ func (o *Options) setDefaults() error {
 	def(&o.Replicas, 3)
 	def(&o.LeaseTTL, 750*time.Millisecond)
 	def(&o.SilenceTimeout, 2*time.Second)
-	def(&o.HeartbeatTimeout, 250*time.Millisecond)
-	def(&o.ElectionTimeout, 250*time.Millisecond)
-	def(&o.LeaderLeaseTimeout, 125*time.Millisecond)
+	def(&o.HeartbeatTimeout, DefaultHeartbeat)
+	def(&o.ElectionTimeout, DefaultHeartbeat)
+	def(&o.LeaderLeaseTimeout, 200*time.Millisecond)
 	// Followers are nudged after each op, so this is only the pace at which a
 	// follower that was away is tried again.
 	def(&o.CommitTimeout, 250*time.Millisecond)

@@ -127,10 +127,10 @@ func Default() Config {
 			MaxSubscriptions: 10_000,
 		},
 		Timing: Timing{
-			Heartbeat: 250 * time.Millisecond,
-			Election:  250 * time.Millisecond,
-			Lease:     125 * time.Millisecond,
-			Ownership: 5 * time.Second,
+			Heartbeat: 800 * time.Millisecond,
+			Election:  800 * time.Millisecond,
+			Lease:     320 * time.Millisecond,
+			Ownership: 8 * time.Second,
 		},
 		DiskReserve: 256 << 20,
 	}

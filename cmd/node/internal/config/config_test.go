@@ -147,8 +147,8 @@ func TestErrorsNameSettingValueSourceAndAllowed(t *testing.T) {
 		{"bool", "", nil, []string{"FLOTILLA_ALLOW_ANONYMOUS=yes"}, "allow-anonymous", "yes", "FLOTILLA_ALLOW_ANONYMOUS", "true or false"},
 		{"duration", "", []string{"--connect-timeout=10"}, nil, "connect-timeout", "10", "--connect-timeout", "duration"},
 		{"fraction of a second", "", []string{"--max-keep-alive=1500ms"}, nil, "max-keep-alive", "1.5s", "--max-keep-alive", "whole seconds"},
-		{"lease above heartbeat", "", []string{"--leader-lease=300ms"}, nil, "leader-lease", "300ms", "--leader-lease", "at most heartbeat-timeout (250ms)"},
-		{"a default that no longer fits", "", []string{"--heartbeat-timeout=2s", "--election-timeout=2s"}, nil, "ownership-time", "5s", "the default", "at least 16s"},
+		{"lease above heartbeat", "", []string{"--leader-lease=900ms"}, nil, "leader-lease", "900ms", "--leader-lease", "at most heartbeat-timeout (800ms)"},
+		{"a default that no longer fits", "", []string{"--heartbeat-timeout=2s", "--election-timeout=2s"}, nil, "ownership-time", "8s", "the default", "at least 16s"},
 		{"nobody founds", "", []string{"--expect=0"}, nil, "expect", "0", "--expect", "at least 1"},
 		{"same address twice", "", []string{"--http-addr=localhost:7400"}, nil, "http-addr", "localhost:7400", "--http-addr", "peer-addr"},
 		{"nobody can log in", "", []string{"--mqtt-addr=0.0.0.0:1883"}, nil, "mqtt-addr", "0.0.0.0:1883", "--mqtt-addr", "--allow-anonymous=true"},
@@ -321,7 +321,7 @@ func TestDefaultsPassTheirOwnRules(t *testing.T) {
 			}
 		}
 	}
-	if c.Timing.Ownership != 5*time.Second {
+	if c.Timing.Ownership != 8*time.Second {
 		t.Errorf("ownership time %v", c.Timing.Ownership)
 	}
 }
