@@ -4,10 +4,14 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS       := bin/tools
 # For example TESTFLAGS='-run TestTakeover -v', or -json.
 TESTFLAGS   ?=
-# The packages that have goroutines.
-RACE        ?= ./cluster/... ./cmd/... ./mqtt/... ./proof/...
+# Of `make sim`.
+SEED        ?= 1
+SEEDS       ?= 20
+FAULTS      ?= 6
+# The packages that have goroutines. The end-to-end tests are processes: nothing to see for the race detector.
+RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -v /proof/e2e)
 
-.PHONY: help build run test race vet lint bench proto
+.PHONY: help build run test sim race vet lint bench proto
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -18,7 +22,10 @@ run: build ## run a cluster of three nodes on this machine; Ctrl-C stops it, its
 	@bin/flotilla run --nodes 3 --dir .run
 
 test: ## run all tests
-	go test $(TESTFLAGS) ./...
+	go test -timeout 20m $(TESTFLAGS) ./...
+
+sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives
+	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS)
 
 race: ## run the tests of the packages with goroutines under the race detector
 	go test -race -timeout 20m $(TESTFLAGS) $(RACE)

@@ -22,11 +22,14 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 1, "first seed")
-	seedsFlag  = flag.Uint64("seeds", 1, "how many seeds")
-	faultsFlag = flag.Int("faults", 6, "faults per run")
+	seedsFlag  = flag.Uint64("seeds", 0, "how many seeds; 0: 2, or 1 with -short")
+	faultsFlag = flag.Int("faults", fullFaults, "faults per run")
 	logFlag    = flag.String("simlog", "", "level of the nodes' log: debug, info, warn")
 	dumpFlag   = flag.String("dump", "", "folder for the histories of runs with violations")
 )
+
+// fullFaults is how many faults a run has that must prove something: see check.Full.
+const fullFaults = 6
 
 func logger(t *testing.T) *slog.Logger {
 	if *logFlag == "" {
@@ -167,15 +170,33 @@ func inject(t *testing.T, c *sim.Cluster, rec *history.Recorder, rng *rand.Rand,
 }
 
 // TestClusterUnderFaults checks every promise on a cluster of three under faults.
+// `make sim` runs it with many seeds.
 func TestClusterUnderFaults(t *testing.T) {
-	for seed := *seedFlag; seed < *seedFlag+*seedsFlag; seed++ {
-		began := time.Now()
-		r, events := run(t, seed, 3, *faultsFlag)
-		if len(r.Violations) > 0 || len(r.Undecided) > 0 {
-			t.Errorf("seed %d (go test ./proof/sim -args -seed %d): %s", seed, seed, r)
-			dump(t, seed, events)
-		}
-		t.Logf("seed %d: %s; took %v", seed, r.Stats, time.Since(began).Round(time.Millisecond))
+	seeds := *seedsFlag
+	switch {
+	case seeds == 0 && testing.Short():
+		seeds = 1
+	case seeds == 0:
+		seeds = 2
+	}
+	for seed := *seedFlag; seed < *seedFlag+seeds; seed++ {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("repeat with: go test ./proof/sim -run TestClusterUnderFaults -v -args -seed %d -seeds 1 -faults %d", seed, *faultsFlag)
+				}
+			})
+			began := time.Now()
+			r, events := run(t, seed, 3, *faultsFlag)
+			if len(r.Violations) > 0 || len(r.Undecided) > 0 {
+				t.Errorf("seed %d: %s", seed, r)
+				dump(t, seed, events)
+			}
+			if err := r.Stats.Void(check.Full()); err != nil && *faultsFlag >= fullFaults {
+				t.Errorf("seed %d: %v", seed, err)
+			}
+			t.Logf("seed %d: %s; took %v", seed, r.Stats, time.Since(began).Round(time.Millisecond))
+		})
 	}
 }
 
