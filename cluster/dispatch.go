@@ -57,7 +57,9 @@ func (n *Node) onFrame(from string, f *peerpb.Frame) {
 		n.onLeader(b.Leader)
 	case *peerpb.Frame_Beacon:
 		n.clocks.heard(from, b.Beacon.Wall)
-		n.positions.heard(from, b.Beacon.Replicas)
+		n.positions.heard(from, b.Beacon)
+	case *peerpb.Frame_StateDigest:
+		n.onDigest(b.StateDigest)
 	}
 }
 

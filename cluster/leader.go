@@ -68,6 +68,9 @@ type leader struct {
 	// reannounce: nodes whose gateways must attach again.
 	reannounce map[string]bool
 	refuse     bool // over the byte budget or the disk reserve
+
+	checkpointed time.Time // when Checkpoint was proposed last
+	tickBy       time.Time // when tick must come, however busy we are
 }
 
 // event is something for the leader to do.
@@ -92,6 +95,8 @@ func newLeader(r *replica, term uint64) *leader {
 		pushes:     make(map[uint64][]fsm.Push),
 		closing:    make(map[uint64]bool),
 		reannounce: make(map[string]bool),
+
+		checkpointed: time.Now(),
 	}
 }
 
@@ -165,7 +170,7 @@ func (ld *leader) run(ctx context.Context) {
 		ld.flush()
 		if ld.sooner {
 			ld.sooner = false
-			tick.Reset(ld.untilDue())
+			tick.Reset(min(ld.untilDue(), max(0, time.Until(ld.tickBy))))
 		}
 	}
 }
@@ -331,10 +336,12 @@ func (ld *leader) flush() {
 
 // tick does what the clock demands, and says when to come again.
 func (ld *leader) tick() time.Duration {
+	ld.tickBy = time.Now().Add(leaderTick)
 	if !ld.led {
 		return leaderTick
 	}
 	ld.ann.flush()
+	ld.checkpoint()
 	ld.routeOutbox()
 	for node := range ld.reannounce {
 		delete(ld.reannounce, node)

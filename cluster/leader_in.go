@@ -64,6 +64,7 @@ func (ld *leader) items(from string, f *peerpb.LaneItems) {
 		}
 	}
 	repeated, gap := false, false
+	refuse := ld.refuse || ld.n.lowDisk(from) // a node with a low disk takes nothing from its clients
 	for _, it := range f.Items {
 		if it.Seq <= s.proposed {
 			repeated = true
@@ -81,7 +82,7 @@ func (ld *leader) items(from string, f *peerpb.LaneItems) {
 			ld.n.metrics.OpsRefused.Add(1)
 			return
 		}
-		if k := opKind(it.Op); ld.refuse && (k == kindPublish || k == kindReceive) && !isPartition(s.id) {
+		if k := opKind(it.Op); refuse && (k == kindPublish || k == kindReceive) && !isPartition(s.id) {
 			op.Refuse = fsm.CodeQuota
 			ld.n.metrics.PublishRefused.Add(1)
 		}

@@ -147,7 +147,7 @@ func serverNode(id raft.ServerID) string {
 }
 
 func (n *Node) sendBeacon() {
-	b := &peerpb.Beacon{Wall: n.o.Wall().UnixMilli()}
+	b := &peerpb.Beacon{Wall: n.o.Wall().UnixMilli(), DiskLow: n.diskLow.Load()}
 	for p, r := range n.replicas {
 		if r != nil {
 			b.Replicas = append(b.Replicas, &peerpb.ReplicaPosition{
@@ -161,34 +161,5 @@ func (n *Node) sendBeacon() {
 			n.send(node, f)
 		}
 	}
-	n.positions.heard(n.name, b.Replicas)
+	n.positions.heard(n.name, b)
 }
-
-// checkDisk watches the reserve of disk space.
-func (n *Node) checkDisk() {
-	free, _, err := n.store.Free()
-	if err != nil {
-		return // a file system that cannot tell is not full
-	}
-	n.metrics.DiskFree.Store(int64(free))
-	low := free < n.o.DiskReserve
-	if low == n.diskLow.Swap(low) {
-		return
-	}
-	if !low {
-		n.log.Info("the disk has room again", "free", free)
-		return
-	}
-	n.log.Error("the disk is nearly full: this node refuses PUBLISH and hands over its leaderships; free some space",
-		"free", free, "reserve", n.o.DiskReserve)
-	go n.handOver(n.ctx)
-}
-
-// mustRefuse reports whether a partition that holds this many bytes has no room
-// for more messages.
-func (n *Node) mustRefuse(bytes int64) bool {
-	return n.diskLow.Load() || bytes > n.partitionBudget()
-}
-
-// partitionBudget is one partition's share of the node's budget.
-func (n *Node) partitionBudget() int64 { return n.o.Budget / int64(n.partitions) }

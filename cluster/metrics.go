@@ -19,6 +19,7 @@ type Metrics struct {
 	GatewaysEnded      atomic.Uint64 // our incarnations that the cluster ended
 	SetAside           atomic.Uint64 // replicas set aside at start
 	Snapshots          atomic.Uint64 // of partitions, taken
+	Installed          atomic.Uint64 // snapshots taken over from leaders
 	LeaderStarts       atomic.Uint64 // times a partition's leadership came to this node
 	Checkpoints        atomic.Uint64 // states of ours that were digested
 	Diverged           atomic.Uint64 // replicas, ours or others', whose state differs from the majority's

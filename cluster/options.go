@@ -72,6 +72,9 @@ type Options struct {
 	// SnapshotBytes is the size of a partition's log that causes a snapshot;
 	// default 64 MiB.
 	SnapshotBytes int64
+	// CheckpointInterval is how often the replicas of a partition compare what their
+	// states come to; default 1 minute.
+	CheckpointInterval time.Duration
 	// DiskReserve is how many bytes must stay free: below, the node refuses
 	// PUBLISH and hands over its leaderships. Default 256 MiB.
 	DiskReserve uint64
@@ -121,6 +124,7 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.LeaseTTL, 750*time.Millisecond)
 	orDefault(&o.Budget, 1<<30)
 	orDefault(&o.SnapshotBytes, 64<<20)
+	orDefault(&o.CheckpointInterval, time.Minute)
 	orDefault(&o.DiskReserve, 256<<20)
 	return nil
 }

@@ -51,6 +51,7 @@ func (n *Node) openReplicas() error {
 		if r != nil {
 			n.goes(r.run)
 			n.goes(r.follow)
+			n.goes(r.digestLoop)
 		}
 	}
 	return nil
@@ -90,6 +91,7 @@ func (n *Node) openPlaced(pl *control.Placement, placed control.Replica) (*repli
 func (r *replica) follow(ctx context.Context) {
 	tick := time.NewTicker(placementInterval)
 	defer tick.Stop()
+	stuck := false
 	calm := 0 // intervals for which the preferred leader could have taken over
 	for {
 		select {
@@ -102,6 +104,12 @@ func (r *replica) follow(ctx context.Context) {
 			continue
 		}
 		r.admit()
+		if lost := r.lostVoters(pl); len(lost) > 0 && !stuck {
+			r.n.log.Error("partition "+lostQuorum(lost), "partition", r.partition)
+			stuck = true
+		} else if len(lost) == 0 {
+			stuck = false
+		}
 		if placed, ok := pl.Replica(r.n.name); ok && placed.ServerID != string(r.id) {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			if err := r.n.control.UpdateReplica(ctx, r.partition, r.n.name, placed.ServerID, string(r.id)); err != nil {
@@ -114,11 +122,15 @@ func (r *replica) follow(ctx context.Context) {
 			calm = 0
 			continue
 		}
+		if r.n.diskLow.Load() {
+			r.leaveLowDisk(pl)
+			continue
+		}
 		changed, err := r.reconfigure(pl)
 		if err != nil {
 			r.n.log.Debug("replicas not changed yet", "partition", r.partition, "error", err)
 		}
-		if changed || err != nil || !r.preferredFits(pl.Preferred) {
+		if changed || err != nil || !r.fits(pl.Preferred) {
 			calm = 0
 			continue
 		}
@@ -184,10 +196,10 @@ func (r *replica) reconfigure(pl *control.Placement) (changed bool, err error) {
 	return false, nil
 }
 
-// preferredFits reports whether the preferred leader is another node that lives
-// and has caught up.
-func (r *replica) preferredFits(node string) bool {
-	if node == r.n.name || r.n.liveGateways()[node] == 0 || r.n.diskLow.Load() {
+// fits reports whether the node is another one that could lead: it lives, has
+// caught up and has room on its disk.
+func (r *replica) fits(node string) bool {
+	if node == r.n.name || r.n.liveGateways()[node] == 0 || r.n.lowDisk(node) {
 		return false
 	}
 	pos, ok := r.n.positions.of(r.partition, node)
@@ -210,10 +222,12 @@ func (r *replica) hasCaughtUp(id raft.ServerID) bool {
 	return ok && pos.ServerId == string(id) && pos.Last > 0 && pos.Last+caughtUp >= r.raft.LastIndex()
 }
 
-// positions is how far the replicas have come, by the members' beacons.
+// positions is how far the replicas have come, and whose disk is low, by the
+// members' beacons.
 type positions struct {
-	mu sync.Mutex
-	at map[positionKey]*peerpb.ReplicaPosition
+	mu  sync.Mutex
+	at  map[positionKey]*peerpb.ReplicaPosition // guarded by mu
+	low map[string]bool                         // guarded by mu; by node
 }
 
 type positionKey struct {
@@ -221,14 +235,24 @@ type positionKey struct {
 	node      string
 }
 
-func (p *positions) init() { p.at = make(map[positionKey]*peerpb.ReplicaPosition) }
+func (p *positions) init() {
+	p.at = make(map[positionKey]*peerpb.ReplicaPosition)
+	p.low = make(map[string]bool)
+}
 
-func (p *positions) heard(node string, rs []*peerpb.ReplicaPosition) {
+func (p *positions) heard(node string, b *peerpb.Beacon) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, r := range rs {
+	p.low[node] = b.DiskLow
+	for _, r := range b.Replicas {
 		p.at[positionKey{r.Partition, node}] = r
 	}
+}
+
+func (p *positions) lowDisk(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.low[node]
 }
 
 func (p *positions) of(partition uint32, node string) (*peerpb.ReplicaPosition, bool) {

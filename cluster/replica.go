@@ -24,6 +24,8 @@ type replica struct {
 	sm        *stateMachine
 	raft      *raft.Raft
 	notify    chan bool
+	hurry     chan struct{} // the connection to the leader broke
+	digests   digests
 
 	mu   sync.Mutex
 	lead *leader // guarded by mu; nil: this node does not lead
@@ -87,6 +89,7 @@ func (n *Node) openReplica(partition uint32, id raft.ServerID, group *store.Grou
 	if err != nil {
 		return nil, fmt.Errorf("partition %d: %w", partition, err)
 	}
+	r.sm.installed.Store(&n.metrics.Installed)
 	return r, nil
 }
 

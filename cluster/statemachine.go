@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -21,10 +22,18 @@ type stateMachine struct {
 	// lead is this node's leadership of the partition, if any: it is told of
 	// every entry from its own first one on. Guarded by mu.
 	lead *leader
+	// checkpointed is the index of the last Checkpoint applied. Guarded by mu.
+	checkpointed uint64
+
+	// installed counts snapshots that a leader sent; set when the replica runs.
+	installed atomic.Pointer[atomic.Uint64]
+
+	frozen chan *fsm.Snapshot // states at checkpoints, to be digested
 }
 
 func newStateMachine(partition, partitions uint32, fatal func(error)) *stateMachine {
-	return &stateMachine{partition: partition, partitions: partitions, fatal: fatal, m: fsm.New(partition, partitions)}
+	return &stateMachine{partition: partition, partitions: partitions, fatal: fatal, m: fsm.New(partition, partitions),
+		frozen: make(chan *fsm.Snapshot, 1)}
 }
 
 // Apply carries out an entry. An entry that cannot be applied ends the process:
@@ -36,6 +45,9 @@ func (s *stateMachine) Apply(l *raft.Log) any {
 	if err != nil {
 		s.fatal(err)
 		return err
+	}
+	if out.Effects.Checkpoint != 0 {
+		s.freeze(l.Index)
 	}
 	ld := s.lead
 	if ld == nil {
@@ -51,6 +63,15 @@ func (s *stateMachine) Apply(l *raft.Log) any {
 	}
 	ld.box.put(event{outcome: out})
 	return nil
+}
+
+// freeze keeps the state for digestLoop. While that is busy with an earlier one,
+// as when a log is replayed, this one is left out. Called with mu held.
+func (s *stateMachine) freeze(index uint64) {
+	s.checkpointed = index
+	if len(s.frozen) < cap(s.frozen) { // nobody else sends
+		s.frozen <- s.m.Snapshot()
+	}
 }
 
 // setLeader makes ld the one who is told of entries; nil: nobody.
@@ -84,6 +105,9 @@ func (s *stateMachine) Restore(r io.ReadCloser) error {
 	s.mu.Lock()
 	s.m = m
 	s.mu.Unlock()
+	if c := s.installed.Load(); c != nil {
+		c.Add(1)
+	}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,7 +26,8 @@ type PartitionStatus struct {
 	Term     uint64
 	Commit   uint64 // of our replica
 	Replicas []ReplicaStatus
-	Local    bool // this node has a replica; Stats is its state then
+	Servers  []string // server ids in our replica's Raft configuration, voters or not
+	Local    bool     // this node has a replica; Stats is its state then
 	Stats    fsm.Stats
 	Budget   int64 // bytes
 	LogBytes int64
@@ -65,6 +68,7 @@ func (n *Node) partitionStatus(p uint32, s *control.State) PartitionStatus {
 		if f := r.raft.GetConfiguration(); f.Error() == nil {
 			for _, srv := range f.Configuration().Servers {
 				voters[string(srv.ID)] = srv.Suffrage == raft.Voter
+				ps.Servers = append(ps.Servers, string(srv.ID))
 			}
 		}
 	}
@@ -102,11 +106,46 @@ func (n *Node) Degraded() []string {
 		return nil
 	}
 	for p := range n.partitions {
-		if n.replicas[p] != nil && n.believedLeader(p) == "" {
+		r := n.replicas[p]
+		if r == nil || n.believedLeader(p) != "" {
+			continue
+		}
+		if lost := r.lostVoters(n.control.State().Placement(p)); len(lost) > 0 {
+			bad = append(bad, endName(uint64(p))+" "+lostQuorum(lost))
+		} else {
 			bad = append(bad, endName(uint64(p))+" has no leader")
 		}
 	}
 	return bad
+}
+
+// lostVoters lists the voters of our group whose data is lost, going by the
+// placement, if they are so many that the rest is no majority; else none.
+func (r *replica) lostVoters(pl *control.Placement) (lost []string) {
+	f := r.raft.GetConfiguration()
+	if pl == nil || f.Error() != nil {
+		return nil
+	}
+	placed := serverIDs(pl)
+	voters := 0
+	for _, s := range f.Configuration().Servers {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if !slices.Contains(placed, string(s.ID)) {
+			lost = append(lost, string(s.ID))
+		}
+	}
+	if voters-len(lost) > voters/2 {
+		return nil
+	}
+	return lost
+}
+
+func lostQuorum(lost []string) string {
+	return "stands still: the data of a majority of its replicas is lost (" + strings.Join(lost, ", ") +
+		"). Going on with the rest could lose acknowledged messages. Bring back those disks or their backup"
 }
 
 // Counters are this node's counters.

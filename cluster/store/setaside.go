@@ -52,7 +52,7 @@ func (s *Store) openGroup(id uint32, open func() (backend, *scanResult, error)) 
 	}
 	m, _ := s.marks.get(id)
 	if m.setAside {
-		return nil, &QuarantineError{Group: id, Reason: "it lost acknowledged data before and has not been wiped yet"}
+		return nil, &QuarantineError{Group: id, Reason: "it was set aside before and has not been wiped yet"}
 	}
 	snap, _, err := s.Snapshots(id).newest()
 	if err != nil {
@@ -121,6 +121,20 @@ func (s *Store) quarantine(q *QuarantineError) error {
 		return errors.Join(q, s.failIf(err))
 	}
 	return q
+}
+
+// Distrust sets a replica aside durably though its log is sound: at the next start
+// Group gives a *QuarantineError. Raft may be running on it.
+func (s *Store) Distrust(group uint32, reason string) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := s.marks.ensure(group); err != nil {
+		return s.failIf(err)
+	}
+	s.log.Error("replica is set aside", "group", group, "reason", reason)
+	return s.failIf(s.marks.update(group, func(m *mark) { m.setAside = true }))
 }
 
 // ReplicaIncarnation returns the incarnation that belongs in the server id of

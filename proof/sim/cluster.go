@@ -46,7 +46,7 @@ type Node struct {
 	Name string
 
 	c    *Cluster
-	fs   *vfs.MemFS
+	disk *Disk
 	proc *process // nil: not running
 	skew atomic.Int64
 }
@@ -68,7 +68,7 @@ func New(seed uint64, n int, network *simnet.Network, log *slog.Logger,
 		table: discovery.NewTable(), start: time.Now(), opts: change, fatal: fatal,
 	}
 	for i := range n {
-		c.Nodes = append(c.Nodes, &Node{Name: fmt.Sprintf("n%d", i+1), c: c, fs: vfs.NewCrashableMem()})
+		c.Nodes = append(c.Nodes, &Node{Name: fmt.Sprintf("n%d", i+1), c: c, disk: newDisk()})
 	}
 	return c
 }
@@ -100,7 +100,7 @@ func (n *Node) Start() error {
 	log := n.c.log.With("node", n.Name)
 	p.gateway = mqtt.NewServer(mqtt.Options{Logger: log})
 	o := cluster.Options{
-		Name: n.Name, Dir: "/data", FS: n.fs, PeerListener: peer, Dial: n.dial(p),
+		Name: n.Name, Dir: "/data", FS: n.disk.files(), PeerListener: peer, Dial: n.dial(p),
 		Discover: func(discovery.MetaStore) (cluster.Discovery, error) {
 			return finder{n.c.table.Node(n.Name)}, nil
 		},
@@ -130,6 +130,9 @@ func (n *Node) Start() error {
 	return nil
 }
 
+// Disk is the node's disk.
+func (n *Node) Disk() *Disk { return n.disk }
+
 // Running reports whether the node's process runs.
 func (n *Node) Running() bool { return n.proc != nil }
 
@@ -151,7 +154,8 @@ func (n *Node) Kill(silent bool) error {
 	} else {
 		n.c.Net.Crash(n.Name)
 	}
-	n.fs = n.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: n.c.rng.IntN(101), RNG: rand.New(rand.NewPCG(n.c.rng.Uint64(), 0))})
+	n.disk.mem = n.disk.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: n.c.rng.IntN(101), RNG: rand.New(rand.NewPCG(n.c.rng.Uint64(), 0))})
+	n.disk.Resume() // the process lets go of what it holds
 	return n.end(p)
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/flotilla-mqtt/flotilla/cluster"
 	"github.com/flotilla-mqtt/flotilla/proof/check"
 	"github.com/flotilla-mqtt/flotilla/proof/client"
 	"github.com/flotilla-mqtt/flotilla/proof/history"
@@ -45,13 +46,47 @@ func logger(t *testing.T) *slog.Logger {
 // run plays a workload against a cluster under faults, all drawn from the seed.
 func run(t *testing.T, seed uint64, nodes, faults int) (*check.Report, []history.Event) {
 	t.Helper()
+	return play(t, scenario{seed: seed, nodes: nodes, faults: func(t *testing.T, c *sim.Cluster, rec *history.Recorder) {
+		inject(t, c, rec, rand.New(rand.NewPCG(seed, 99)), faults)
+	}})
+}
+
+// scenario is a cluster, and what happens to it under traffic.
+type scenario struct {
+	seed  uint64
+	nodes int
+	opts  func(*cluster.Options)
+	// faults runs while clients are at work. When it returns all nodes must run.
+	faults func(t *testing.T, c *sim.Cluster, rec *history.Recorder)
+	// after runs when the clients are at rest.
+	after func(t *testing.T, c *sim.Cluster)
+	// fatal, if set, hears of nodes that end by themselves; else that fails the test.
+	fatal func(node string, err error)
+	// settle is how long the clients may take to come to rest; default 2 minutes.
+	settle time.Duration
+}
+
+// play runs a scenario under a workload and checks every promise on what the
+// clients saw.
+func play(t *testing.T, sc scenario) (*check.Report, []history.Event) {
+	t.Helper()
+	seed := sc.seed
+	if sc.fatal == nil {
+		sc.fatal = func(node string, err error) { t.Errorf("seed %d: node %s had to stop: %v", seed, node, err) }
+	}
+	if sc.settle == 0 {
+		sc.settle = 2 * time.Minute
+	}
 	var events []history.Event
 	synctest.Test(t, func(t *testing.T) {
 		network := simnet.New(seed, simnet.Link{Delay: time.Millisecond, Jitter: 2 * time.Millisecond})
 		rec := history.NewRecorder()
-		c := sim.New(seed, nodes, network, logger(t), nil, func(node string, err error) {
-			t.Errorf("seed %d: node %s had to stop: %v", seed, node, err)
-		})
+		c := sim.New(seed, sc.nodes, network, logger(t), func(o *cluster.Options) {
+			o.CheckpointInterval = 2 * time.Second // so that replicas are compared often
+			if sc.opts != nil {
+				sc.opts(o)
+			}
+		}, sc.fatal)
 		cfg := workload.Defaults(seed)
 		cfg.Recorder = rec
 		cfg.Dial = func(process string) client.Dialer { return network.Dialer(process) }
@@ -64,10 +99,10 @@ func run(t *testing.T, seed uint64, nodes, faults int) (*check.Report, []history
 		await(t, c, 30*time.Second)
 		w := workload.New(cfg)
 		w.Start()
-		inject(t, c, rec, rand.New(rand.NewPCG(seed, 99)), faults)
+		sc.faults(t, c, rec)
 		time.Sleep(5 * time.Second)
 		rec.Heal()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), sc.settle)
 		defer cancel()
 		settled := w.Settle(ctx)
 		if settled != nil {
@@ -75,6 +110,10 @@ func run(t *testing.T, seed uint64, nodes, faults int) (*check.Report, []history
 				t.Log(n.Cluster().Waits())
 			}
 		}
+		if sc.after != nil && settled == nil {
+			sc.after(t, c)
+		}
+		compared(t, c)
 		events = rec.Events()
 		w.Close()
 		for _, n := range c.Nodes {
@@ -106,6 +145,17 @@ func await(t *testing.T, c *sim.Cluster, limit time.Duration) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%d of %d nodes serve after %v", ready, len(c.Nodes), limit)
+		}
+	}
+}
+
+// compared checks that replicas' states were compared, and did not differ.
+func compared(t *testing.T, c *sim.Cluster) {
+	t.Helper()
+	for _, n := range c.Nodes {
+		m := n.Cluster().Counters()
+		if m.Checkpoints.Load() == 0 || m.Diverged.Load() > 0 {
+			t.Errorf("%s: %d states compared, %d differed", n.Name, m.Checkpoints.Load(), m.Diverged.Load())
 		}
 	}
 }
@@ -213,4 +263,32 @@ func dump(t *testing.T, seed uint64, events []history.Event) {
 	if err := history.Write(f, events); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// inBubble runs a test on a cluster without a workload.
+func inBubble(t *testing.T, seed uint64, nodes int, opts func(*cluster.Options), test func(t *testing.T, c *sim.Cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		network := simnet.New(seed, simnet.Link{Delay: time.Millisecond})
+		c := sim.New(seed, nodes, network, logger(t), opts, func(node string, err error) {
+			t.Errorf("seed %d: node %s had to stop: %v", seed, node, err)
+		})
+		for _, n := range c.Nodes {
+			if err := n.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, c, 30*time.Second)
+		defer func() {
+			for _, n := range c.Nodes {
+				if !n.Running() {
+					continue
+				}
+				if err := n.Kill(false); err != nil {
+					t.Errorf("end of %s: %v", n.Name, err)
+				}
+			}
+		}()
+		test(t, c)
+	})
 }
