@@ -112,6 +112,48 @@ s/2 < PUBLISH q0 t=t m=m1`},
 	})
 }
 
+// TestOrderOfResentMessages shows when a QoS 1 message may arrive after a later one: when its
+// first copy may have come before the subscription, so that its second is the first that the
+// subscriber could get.
+func TestOrderOfResentMessages(t *testing.T) {
+	const connected = `
+p/1@n1 > CONNECT keep
+p/1 < CONNACK
+s/2@n2 > CONNECT keep
+s/2 < CONNACK
+`
+	const subscribe = `s/2 > SUBSCRIBE id=9 f=t:1
+`
+	const suback = `s/2 < SUBACK id=9 codes=1
+`
+	const first = `p/1 > PUBLISH id=1 q1 t=t m=m1
+`
+	const later = `p/1 > PUBLISH id=2 q1 t=t m=m2
+p/1 < PUBACK id=2
+s/2 < PUBLISH id=1 q1 t=t m=m2
+s/2 > PUBACK id=1
+`
+	const resent = `p/1 < CLOSE
+p/3@n3 > CONNECT keep
+p/3 < CONNACK present
+p/3 > PUBLISH id=1 q1 dup t=t m=m1
+p/3 < PUBACK id=1
+`
+	const arrives = `s/2 < PUBLISH id=2 q1 t=t m=m1
+s/2 > PUBACK id=2
+`
+	tell(t, []story{
+		{"first sent before SUBSCRIBE", 0, connected + first + subscribe + suback + later + resent + arrives + "quiet"},
+		{"first sent before SUBACK", 0, connected + subscribe + first + suback + later + resent + arrives + "quiet"},
+		{"subscribed all along", Order, connected + subscribe + suback + first + later + resent + arrives},
+		{"sent only once", Order, connected + subscribe + first + suback + later + `p/1 < PUBACK id=1
+` + arrives},
+		{"unsubscribed in between", 0, connected + subscribe + suback + first + `s/2 > UNSUBSCRIBE id=8 f=t
+s/2 < UNSUBACK id=8 codes=0
+` + subscribe + suback + later + resent + arrives + "quiet"},
+	})
+}
+
 func TestOrder(t *testing.T) {
 	const two = both + `
 p/1 > PUBLISH id=1 q1 t=t m=m1
