@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -13,6 +14,25 @@ const kickInterval = 500 * time.Millisecond // until an unanswered Kick is sent 
 // kicks closes the connections that lost their sessions to connections of this
 // gateway (takeover). One is over when its gateway says that it is closed and
 // settled, or when the cluster has ended that gateway.
+//
+// A gateway that we do not reach may serve its clients all the same, as long as it
+// has its lease. So after Options.OwnershipTime without any answer we ask the
+// control group to end it: no lease is granted to it any more, and it is closed
+// when its last one is over for sure (package control, rule 3), that is when it
+// acknowledges nothing any more, whether it knows or not. Then, and only then, does
+// the takeover go on: by the same gatewayClosed as for a node that died. What the
+// old gateway had on lanes is refused from then on, since partitions close it before
+// they take what follows from its end.
+//
+// It need not hear of this to be safe, nor do clocks have to agree: no time but the
+// lease's counts. The price is that all its clients must connect elsewhere; but a
+// live gateway that does not hear us acknowledges no interest of ours either, so
+// that no SUBACK of ours would go out while it lives. Its next incarnation takes no
+// clients before it hears all members: it does not know their interest (Node.ready).
+//
+// An answer need not say that the connection is closed: it may have to wait for a
+// partition without a leader, and for that no gateway must go. Two gateways that do
+// not hear each other do not both go: who is being ended cannot end another.
 type kicks struct {
 	n *Node
 
@@ -28,6 +48,8 @@ type kick struct {
 type kicking struct {
 	done   []func()
 	sentAt time.Time
+	heard  time.Time // when it began, or its gateway last answered
+	ending bool      // the control group is being asked to end the gateway
 }
 
 func newKicks(n *Node) *kicks { return &kicks{n: n, open: make(map[kick]*kicking)} }
@@ -65,7 +87,7 @@ func (k *kicks) close(key kick, done func()) {
 	k.mu.Lock()
 	w := k.open[key]
 	if w == nil {
-		w = &kicking{}
+		w = &kicking{heard: time.Now()}
 		k.open[key] = w
 	}
 	w.done = append(w.done, done)
@@ -111,11 +133,58 @@ func (k *kicks) retry(node string) {
 	}
 }
 
-// kicked ends a wait: the gateway has closed the connection.
+// endSilent has gateways ended that have answered nothing for the ownership time.
+// Called by the node's maintain.
+func (k *kicks) endSilent(now time.Time) {
+	silent := make(map[uint64]string) // a client whose takeover waits, by gateway
+	k.mu.Lock()
+	for key, w := range k.open {
+		if !w.ending && now.Sub(w.heard) >= k.n.o.OwnershipTime {
+			w.ending = true
+			silent[key.gateway] = key.client
+		}
+	}
+	k.mu.Unlock()
+	for gateway, client := range silent {
+		k.n.goes(func(ctx context.Context) { k.endGateway(ctx, gateway, client) })
+	}
+}
+
+// endGateway asks the control group to end a gateway. If that fails the takeovers
+// wait for another ownership time, or for an answer after all.
+func (k *kicks) endGateway(ctx context.Context, gateway uint64, client string) {
+	n := k.n
+	n.log.Warn("a gateway answers no takeover; the cluster is asked to end it",
+		"gateway", endName(gateway), "for", n.o.OwnershipTime, "client", client)
+	n.metrics.SilentGateways.Add(1)
+	ctx, cancel := context.WithTimeout(ctx, n.o.OwnershipTime)
+	defer cancel()
+	err := n.control.EndIncarnation(ctx, gateway, "answers no takeover")
+	if err == nil {
+		k.retry("")
+		return
+	}
+	n.log.Warn("the silent gateway was not ended", "gateway", endName(gateway), "error", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, w := range k.open {
+		if key.gateway == gateway {
+			w.ending, w.heard = false, time.Now()
+		}
+	}
+}
+
+// kicked takes a gateway's answer: it is closing the connection, or has closed it
+// and nothing is on its way any more, which ends the wait.
 func (k *kicks) kicked(m *peerpb.Kicked) {
 	key := kick{m.Gateway, connection{m.ClientId, m.Epoch}}
 	k.mu.Lock()
 	w := k.open[key]
+	if w != nil && m.Pending {
+		w.heard = time.Now()
+		k.mu.Unlock()
+		return
+	}
 	delete(k.open, key)
 	k.mu.Unlock()
 	if w != nil {
@@ -138,11 +207,13 @@ func (k *kicks) fail() {
 	}
 }
 
-// onKick closes a connection for another gateway.
+// onKick closes a connection for another gateway, and says at once that it heard.
 func (n *Node) onKick(from string, m *peerpb.Kick) {
-	n.closeHere(kick{m.Gateway, connection{m.ClientId, m.Epoch}}, func() {
+	answer := func(pending bool) {
 		n.send(from, &peerpb.Frame{Body: &peerpb.Frame_Kicked{Kicked: &peerpb.Kicked{
-			Gateway: m.Gateway, ClientId: m.ClientId, Epoch: m.Epoch,
+			Gateway: m.Gateway, ClientId: m.ClientId, Epoch: m.Epoch, Pending: pending,
 		}}})
-	})
+	}
+	answer(true)
+	n.closeHere(kick{m.Gateway, connection{m.ClientId, m.Epoch}}, func() { answer(false) })
 }

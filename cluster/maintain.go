@@ -74,6 +74,7 @@ func (n *Node) maintain(ctx context.Context) {
 		g.leaseRenewed()
 		g.interest.flush()
 		g.kicks.retry("")
+		g.kicks.endSilent(now)
 		g.reads.retry(0, false)
 		if now.Sub(attach) >= attachRetry {
 			attach = now

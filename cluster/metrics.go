@@ -17,6 +17,7 @@ type Metrics struct {
 	PublishRefused     atomic.Uint64 // PUBLISHes refused for lack of memory or disk space
 	LeasesLost         atomic.Uint64
 	GatewaysEnded      atomic.Uint64 // our incarnations that the cluster ended
+	SilentGateways     atomic.Uint64 // gateways that answered no takeover, and that we had ended
 	SetAside           atomic.Uint64 // replicas set aside at start
 	Snapshots          atomic.Uint64 // of partitions, taken
 	Installed          atomic.Uint64 // snapshots taken over from leaders

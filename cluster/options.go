@@ -62,6 +62,9 @@ type Options struct {
 	// default 1 s.
 	CommitTimeout time.Duration
 	LeaseTTL      time.Duration // default 750 ms
+	// OwnershipTime is for how long a gateway may answer no takeover before the
+	// cluster ends it. It should be well above a failover; default 8 s.
+	OwnershipTime time.Duration
 
 	// Settings that every replica of the state machines must agree on; a
 	// partition's leader puts its own in force.
@@ -122,6 +125,7 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.LeaderLease, o.HeartbeatTimeout/2)
 	orDefault(&o.CommitTimeout, time.Second)
 	orDefault(&o.LeaseTTL, 750*time.Millisecond)
+	orDefault(&o.OwnershipTime, 8*time.Second)
 	orDefault(&o.Budget, 1<<30)
 	orDefault(&o.SnapshotBytes, 64<<20)
 	orDefault(&o.CheckpointInterval, time.Minute)

@@ -285,6 +285,10 @@ func (l *leadership) end(ctx context.Context, req *ctlpb.EndRequest) *ctlpb.Prop
 		return &ctlpb.ProposeReply{Code: ctlpb.Code_CONFLICT, Detail: "no such gateway"}
 	}
 	l.mu.Lock()
+	if by := l.grantees[req.By]; !req.ByHolder && (by == nil || by.ending != "" || s.Closed(req.By)) {
+		l.mu.Unlock()
+		return &ctlpb.ProposeReply{Code: ctlpb.Code_CONFLICT, Detail: "who asks is being ended"}
+	}
 	g := l.grantee(req.Gateway)
 	g.ending = req.Reason
 	if g.ending == "" {

@@ -150,12 +150,14 @@ func (c *Control) StopIncarnation(ctx context.Context) error {
 	return c.end(ctx, &ctlpb.EndRequest{Gateway: gateway, Reason: "stopped", ByHolder: true})
 }
 
-// EndIncarnation ends another node's incarnation, for instance because it takes
-// nothing: it gets no new lease, and when the last is over it is closed.
+// EndIncarnation ends another node's incarnation, for instance because it answers
+// nothing: it gets no new lease, and when the last is over it is closed. It is
+// refused (ErrConflict) when our own incarnation is being ended, or has been: of two
+// that do not hear each other one goes on.
 func (c *Control) EndIncarnation(ctx context.Context, gateway uint64, reason string) error {
 	ctx, cancel := c.within(ctx)
 	defer cancel()
-	return c.end(ctx, &ctlpb.EndRequest{Gateway: gateway, Reason: reason})
+	return c.end(ctx, &ctlpb.EndRequest{Gateway: gateway, Reason: reason, By: c.Gateway()})
 }
 
 func (c *Control) end(ctx context.Context, req *ctlpb.EndRequest) error {

@@ -250,8 +250,18 @@ func TestStopAndEnd(t *testing.T) {
 			t.Errorf("stopped after %v", took)
 		}
 		from = time.Now()
-		if err := w.nodes["a"].ctl.EndIncarnation(ctx, gc, "takes nothing"); err != nil {
+		ga := w.nodes["a"].ctl.Gateway()
+		ended := make(chan error, 1)
+		go func() { ended <- w.nodes["a"].ctl.EndIncarnation(ctx, gc, "takes nothing") }()
+		time.Sleep(50 * time.Millisecond) // of the bubble: the leader has it, and waits for the lease to run out
+		if err := c.EndIncarnation(ctx, ga, "takes nothing either"); !errors.Is(err, ErrConflict) {
+			t.Errorf("a gateway that is being ended ends another: %v", err)
+		}
+		if err := <-ended; err != nil {
 			t.Fatal(err)
+		}
+		if b.State().Closed(ga) {
+			t.Error("two gateways ended each other")
 		}
 		if c.LeaseValid() {
 			t.Error("ended with a valid lease")

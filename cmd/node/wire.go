@@ -112,7 +112,8 @@ func (n *node) clusterOptions(host string, peer net.Listener, listeners []net.Li
 		},
 		Expect: cfg.Expect, Partitions: uint32(cfg.Partitions), Version: n.build, Addresses: addrs,
 		HeartbeatTimeout: cfg.Timing.Heartbeat, ElectionTimeout: cfg.Timing.Election, LeaderLease: cfg.Timing.Lease,
-		Settings: sessionSettings(cfg), Budget: messageBudget(cfg), DiskReserve: uint64(cfg.DiskReserve),
+		OwnershipTime: cfg.Timing.Ownership,
+		Settings:      sessionSettings(cfg), Budget: messageBudget(cfg), DiskReserve: uint64(cfg.DiskReserve),
 		Gateway: n.gateway, Logger: n.log, Fatal: n.fail, OnSync: n.fsync.observe,
 	}
 }

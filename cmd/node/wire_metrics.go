@@ -64,9 +64,9 @@ func clusterMetrics(c *cluster.Metrics) admin.ClusterMetrics {
 		Dropped:        map[admin.Drop]uint64{},
 		PublishRefused: c.PublishRefused.Load(), OpsRefused: c.OpsRefused.Load(),
 		RetainedRefused: c.RetainedRefused.Load(), RetainedIncomplete: c.RetainedIncomplete.Load(),
-		LeaderStarts: c.LeaderStarts.Load(), LeasesLost: c.LeasesLost.Load(), GatewaysEnded: c.GatewaysEnded.Load(),
+		LeaderStarts: c.LeaderStarts.Load(), LeasesLost: c.LeasesLost.Load(), GatewaysEnded: c.GatewaysEnded.Load(), SilentGateways: c.SilentGateways.Load(),
 		SetAside: c.SetAside.Load(), Snapshots: c.Snapshots.Load(),
-		Checkpoints: c.Checkpoints.Load(), Diverged: c.Diverged.Load(), DiskFree: c.DiskFree.Load(),
+		Installed: c.Installed.Load(), Checkpoints: c.Checkpoints.Load(), Diverged: c.Diverged.Load(), DiskFree: c.DiskFree.Load(),
 	}
 	for class := range fsm.Class(fsm.Classes) {
 		for reason := range fsm.Reason(fsm.Reasons) {

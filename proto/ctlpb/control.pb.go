@@ -2004,7 +2004,10 @@ type EndRequest struct {
 	Gateway uint64                 `protobuf:"varint,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Reason  string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// by_holder: the sender is the holder and has dropped its lease and clients.
-	ByHolder      bool `protobuf:"varint,3,opt,name=by_holder,json=byHolder,proto3" json:"by_holder,omitempty"`
+	ByHolder bool `protobuf:"varint,3,opt,name=by_holder,json=byHolder,proto3" json:"by_holder,omitempty"`
+	// by is the gateway that asks. One that is being ended itself is refused, so that
+	// two that do not hear each other cannot end both.
+	By            uint64 `protobuf:"varint,4,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2058,6 +2061,13 @@ func (x *EndRequest) GetByHolder() bool {
 		return x.ByHolder
 	}
 	return false
+}
+
+func (x *EndRequest) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
 }
 
 type ProposeRequest struct {
@@ -2473,12 +2483,13 @@ const file_ctlpb_control_proto_rawDesc = "" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\"K\n" +
 	"\fStartRequest\x12;\n" +
-	"\x05start\x18\x01 \x01(\v2%.flotilla.control.v1.StartIncarnationR\x05start\"[\n" +
+	"\x05start\x18\x01 \x01(\v2%.flotilla.control.v1.StartIncarnationR\x05start\"k\n" +
 	"\n" +
 	"EndRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\x04R\agateway\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1b\n" +
-	"\tby_holder\x18\x03 \x01(\bR\bbyHolder\"9\n" +
+	"\tby_holder\x18\x03 \x01(\bR\bbyHolder\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\x04R\x02by\"9\n" +
 	"\x0eProposeRequest\x12'\n" +
 	"\x02op\x18\x01 \x01(\v2\x17.flotilla.control.v1.OpR\x02op\"\x9d\x01\n" +
 	"\fProposeReply\x12-\n" +

@@ -1418,12 +1418,15 @@ func (x *Kick) GetEpoch() uint64 {
 	return 0
 }
 
+// Kicked answers it: first, at once, that the connection is being closed (pending),
+// then that it is closed and has nothing on its way.
 type Kicked struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Gateway       uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	ClientId      string                 `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Pending       bool                   `protobuf:"varint,5,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1484,6 +1487,13 @@ func (x *Kicked) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Kicked) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
 }
 
 // Filter of an interest. want: bits as in mqtt.Interest; for partitions any
@@ -2344,12 +2354,13 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\x04R\agateway\x12\x1b\n" +
 	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"s\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x8d\x01\n" +
 	"\x06Kicked\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\x04R\agateway\x12\x1b\n" +
 	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"<\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\apending\x18\x05 \x01(\bR\apending\"<\n" +
 	"\x0eInterestFilter\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x12\n" +
 	"\x04want\x18\x02 \x01(\rR\x04want\"\xe8\x01\n" +

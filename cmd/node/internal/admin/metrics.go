@@ -85,8 +85,10 @@ func (e emitter) cluster(m *ClusterMetrics) {
 	e.counter("leader_starts_total", "Times a partition's leadership came to this node.", m.LeaderStarts)
 	e.counter("lease_expirations_total", "Times the node lost its lease.", m.LeasesLost)
 	e.counter("gateways_ended_total", "Times the cluster ended this node's gateway and its clients had to connect again.", m.GatewaysEnded)
+	e.counter("silent_gateways_total", "Times another node's gateway answered no takeover for the ownership time, and the cluster was asked to end it.", m.SilentGateways)
 	e.counter("replicas_set_aside_total", "Replicas set aside because their data cannot be trusted.", m.SetAside)
 	e.counter("snapshots_taken_total", "Snapshots taken of partitions.", m.Snapshots)
+	e.counter("snapshots_installed_total", "Snapshots of partitions taken over from their leaders.", m.Installed)
 	e.counter("checkpoints_total", "Digests taken of replicas' states, to be compared with the others'.", m.Checkpoints)
 	e.counter("replicas_diverged_total", "Replicas, here or elsewhere, whose state differed from the majority's.", m.Diverged)
 	for to, l := range m.Lanes {

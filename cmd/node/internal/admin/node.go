@@ -113,8 +113,10 @@ type ClusterMetrics struct {
 	LeaderStarts       uint64
 	LeasesLost         uint64
 	GatewaysEnded      uint64
+	SilentGateways     uint64
 	SetAside           uint64
 	Snapshots          uint64
+	Installed          uint64
 	Checkpoints        uint64
 	Diverged           uint64
 	Lanes              map[string]Lanes   // gauges, by kind of destination

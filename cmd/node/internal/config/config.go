@@ -89,7 +89,7 @@ type Timing struct {
 	Heartbeat time.Duration // a follower that hears nothing for this long suspects its leader
 	Election  time.Duration // a candidate that has not won for this long starts again
 	Lease     time.Duration // a leader that reaches no quorum for this long steps down
-	Ownership time.Duration // a gateway that hears nothing of a session's partition for this long closes its connection
+	Ownership time.Duration // a gateway that answers no takeover for this long is ended by the cluster
 }
 
 // Listener is one MQTT listener.

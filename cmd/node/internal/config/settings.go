@@ -101,7 +101,7 @@ func timingSettings() []setting[Timing] {
 			least, most, func(t *Timing) *time.Duration { return &t.Election }),
 		duration("leader-lease", "a leader that reaches no quorum for this long steps down",
 			least, most, func(t *Timing) *time.Duration { return &t.Lease }),
-		duration("ownership-time", "a connection whose partition is silent for this long is closed",
+		duration("ownership-time", "a gateway that answers no takeover of its sessions for this long is ended by the cluster",
 			100*time.Millisecond, time.Hour, func(t *Timing) *time.Duration { return &t.Ownership }),
 	}
 }

@@ -70,7 +70,7 @@ func (l *loader) timing() error {
 	}
 	if least := 4 * (t.Heartbeat + t.Election); t.Ownership < least {
 		errs = append(errs, l.fault("ownership-time", t.Ownership.String(),
-			fmt.Sprintf("at least %v, four times heartbeat-timeout and election-timeout, or a failover closes connections", least)))
+			fmt.Sprintf("at least %v, four times heartbeat-timeout and election-timeout, or a failover ends a gateway", least)))
 	}
 	return errors.Join(errs...)
 }
