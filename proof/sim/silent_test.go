@@ -53,7 +53,7 @@ func TestTakeoverFromASilentGateway(t *testing.T) {
 		}
 		publish(t, r.conn, 2, 2) // its PUBREC cannot come
 		began := time.Now()
-		next, connack, err := client.Dial(ctx, network.Dialer("c2"), target(r.new), events, options(r.client))
+		next, connack, err := client.Dial(ctx, network.Dialer("c2"), targetOf(r.new), events, stored(r.client))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func castRoles(ctx context.Context, t *testing.T, c *sim.Cluster) roles {
 	}
 	for i := range 50 {
 		r.client = fmt.Sprintf("c%d", i)
-		k, _, err := client.Dial(ctx, c.Net.Dialer("c1"), target(r.old), history.NewRecorder(), options(r.client))
+		k, _, err := client.Dial(ctx, c.Net.Dialer("c1"), targetOf(r.old), history.NewRecorder(), stored(r.client))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,11 +127,11 @@ func castRoles(ctx context.Context, t *testing.T, c *sim.Cluster) roles {
 	return r
 }
 
-func target(n *sim.Node) client.Target {
+func targetOf(n *sim.Node) client.Target {
 	return client.Target{Node: n.Name, Addr: fmt.Sprintf("%s:%d", n.Name, sim.MQTTPort)}
 }
 
-func options(id string) client.Options {
+func stored(id string) client.Options {
 	return client.Options{ClientID: id, Version: 5, Expiry: 3600}
 }
 
