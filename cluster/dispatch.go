@@ -264,6 +264,13 @@ func (n *Node) attach(g *ingress, partition uint32) {
 func (n *Node) onLink(node string, up bool) {
 	if !up {
 		n.control.Suspect(node)
+		if n.opened.Load() {
+			for _, r := range n.replicas {
+				if r != nil {
+					r.suspect(node)
+				}
+			}
+		}
 		return
 	}
 	n.clocks.due()

@@ -56,7 +56,8 @@ type Options struct {
 	Addresses  control.Addresses // to advertise
 
 	// HeartbeatTimeout and ElectionTimeout of the partitions' Raft groups; default
-	// 250 ms. LeaderLease is Raft's own, by default half of that.
+	// 800 ms. LeaderLease is Raft's own, by default 0.4 of that; it is also the
+	// timeout after a leader's connection was seen to break.
 	HeartbeatTimeout, ElectionTimeout, LeaderLease time.Duration
 	// CommitTimeout is how soon followers of an idle group learn of a commit;
 	// default 1 s.
@@ -120,9 +121,9 @@ func (o *Options) setDefaults() error {
 	}
 	orDefault(&o.Expect, 1)
 	orDefault(&o.Partitions, 16)
-	orDefault(&o.HeartbeatTimeout, 250*time.Millisecond)
+	orDefault(&o.HeartbeatTimeout, 800*time.Millisecond)
 	orDefault(&o.ElectionTimeout, o.HeartbeatTimeout)
-	orDefault(&o.LeaderLease, o.HeartbeatTimeout/2)
+	orDefault(&o.LeaderLease, o.HeartbeatTimeout*2/5)
 	orDefault(&o.CommitTimeout, time.Second)
 	orDefault(&o.LeaseTTL, 750*time.Millisecond)
 	orDefault(&o.OwnershipTime, 8*time.Second)

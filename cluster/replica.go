@@ -27,6 +27,8 @@ type replica struct {
 	hurry     chan struct{} // the connection to the leader broke
 	digests   digests
 
+	confMu sync.Mutex // orders changes of Raft's settings
+
 	mu   sync.Mutex
 	lead *leader // guarded by mu; nil: this node does not lead
 }
@@ -67,7 +69,7 @@ func (n *Node) openReplica(partition uint32, id raft.ServerID, group *store.Grou
 	r := &replica{
 		n: n, partition: partition, id: id, group: group,
 		sm:     newStateMachine(partition, n.partitions, n.fatal),
-		notify: make(chan bool, 16),
+		notify: make(chan bool, 16), hurry: make(chan struct{}, 1),
 	}
 	snaps := n.store.Snapshots(partition)
 	tr := n.transport.Raft(partition, id)
@@ -98,6 +100,8 @@ func (r *replica) run(ctx context.Context) {
 	defer r.stopLeading()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
+	calm := time.NewTimer(time.Hour)
+	defer calm.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -107,6 +111,12 @@ func (r *replica) run(ctx context.Context) {
 			if leads {
 				r.startLeading(ctx)
 			}
+		case <-r.hurry:
+			// Only pre-votes follow from it: a link that breaks deposes nobody.
+			r.setTimeouts(r.n.o.LeaderLease, r.n.o.LeaderLease)
+			calm.Reset(hurryFor)
+		case <-calm.C:
+			r.setTimeouts(r.n.o.HeartbeatTimeout, r.n.o.ElectionTimeout)
 		case <-r.leaderFailed():
 			// Raft refused an entry though it may still lead: what is on its way is
 			// in doubt, so this leader ends and, if Raft still leads, a new one
@@ -118,6 +128,36 @@ func (r *replica) run(ctx context.Context) {
 				r.startLeading(ctx)
 			}
 		}
+	}
+}
+
+// hurryFor is how long the shorter timeouts last: a few elections.
+const hurryFor = time.Second
+
+func (r *replica) setTimeouts(heartbeat, election time.Duration) {
+	r.reload(func(c *raft.ReloadableConfig) { c.HeartbeatTimeout, c.ElectionTimeout = heartbeat, election })
+}
+
+// reload changes Raft's settings, one change after the other.
+func (r *replica) reload(change func(*raft.ReloadableConfig)) {
+	r.confMu.Lock()
+	defer r.confMu.Unlock()
+	c := r.raft.ReloadableConfig()
+	change(&c)
+	if err := r.raft.ReloadConfig(c); err != nil {
+		r.n.log.Error("raft refuses new settings", "partition", r.partition, "error", err)
+	}
+}
+
+// suspect shortens the wait for an election if it is the leader's node whose
+// connection broke.
+func (r *replica) suspect(node string) {
+	if node == r.n.name || r.n.believedLeader(r.partition) != node {
+		return
+	}
+	select {
+	case r.hurry <- struct{}{}:
+	default:
 	}
 }
 

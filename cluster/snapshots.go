@@ -38,11 +38,7 @@ func (n *Node) snapshot(r *replica) {
 	}
 	// Keep a quarter of the allowed bytes for followers that are a little behind.
 	size := r.group.LogBytes() / int64(last-first+1)
-	rc := r.raft.ReloadableConfig()
-	rc.TrailingLogs = uint64(n.o.SnapshotBytes / 4 / max(size, 1))
-	if err := r.raft.ReloadConfig(rc); err != nil {
-		n.log.Error("trailing logs not set", "partition", r.partition, "error", err)
-	}
+	r.reload(func(c *raft.ReloadableConfig) { c.TrailingLogs = uint64(n.o.SnapshotBytes / 4 / max(size, 1)) })
 	switch err := r.raft.Snapshot().Error(); {
 	case err == nil:
 		n.metrics.Snapshots.Add(1)
