@@ -20,12 +20,15 @@ type scene struct {
 	ctx context.Context
 }
 
-// begin repairs the cluster and starts a new history.
+// begin repairs the cluster and starts a new history; t is the running test or a subtest of it.
 func begin(t *testing.T, c *Cluster) *scene {
 	t.Helper()
+	outer := c.t
+	c.t = t
+	t.Cleanup(func() { c.t = outer })
 	c.Repair()
 	c.Rec = history.NewRecorder()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	t.Cleanup(cancel)
 	return &scene{t: t, c: c, ctx: ctx}
 }
@@ -61,7 +64,7 @@ func (s *scene) connect(id string, change func(*client.SessionConfig), nodes ...
 	s.t.Helper()
 	p := &person{s: s, nodes: nodes, more: make(chan struct{})}
 	cfg := client.SessionConfig{Dial: client.TCP, Recorder: s.c.Rec, OnMessage: p.receive, Window: 50,
-		Options: client.Options{ClientID: id, Expiry: history.NeverExpires, KeepAlive: 10}}
+		Options: client.Options{ClientID: id, Expiry: history.NeverExpires, KeepAlive: 60}}
 	if change != nil {
 		change(&cfg)
 	}
@@ -77,8 +80,8 @@ func (s *scene) connect(id string, change func(*client.SessionConfig), nodes ...
 	return p
 }
 
-// unlessBusy connects again while the node says 0x88, server unavailable, as it may while
-// a session's partition has no leader.
+// unlessBusy connects again while the node says that the server is unavailable, as it may
+// while a session's partition has no leader: 0x88, or 3 before MQTT 5.
 func (s *scene) unlessBusy(id string, connect func() error) {
 	s.t.Helper()
 	for {
@@ -87,7 +90,7 @@ func (s *scene) unlessBusy(id string, connect func() error) {
 		switch {
 		case err == nil:
 			return
-		case !errors.As(err, &refused) || refused.Code != 0x88 || s.ctx.Err() != nil:
+		case !errors.As(err, &refused) || refused.Code != 0x88 && refused.Code != 3 || s.ctx.Err() != nil:
 			s.t.Fatalf("%s: %v", id, err)
 		}
 		s.t.Logf("%s: the server is unavailable, trying again", id)
@@ -112,7 +115,7 @@ func (p *person) follow(ctx context.Context) {
 		if p.Connected() {
 			continue
 		}
-		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		try, cancel := context.WithTimeout(ctx, 10*time.Second)
 		_, _ = p.Connect(try, p.nodes[next%len(p.nodes)].Target(), false, client.LeaveAbort) // tried again
 		cancel()
 	}
@@ -141,18 +144,30 @@ func (p *person) received() []string {
 // await waits until a message has been delivered and returns all so far.
 func (p *person) await(id string) []string {
 	p.s.t.Helper()
+	if !p.awaitFor(id, 5*patience) {
+		p.s.t.Fatalf("message %q did not arrive; %d others did", id, len(p.received()))
+	}
+	return p.received()
+}
+
+// awaitFor says whether a message has been delivered, which it waits for.
+func (p *person) awaitFor(id string, limit time.Duration) bool {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
 	for {
 		p.mu.Lock()
 		more := p.more
 		got := slices.Clone(p.inbox)
 		p.mu.Unlock()
 		if slices.Contains(got, id) {
-			return got
+			return true
 		}
 		select {
 		case <-more:
+		case <-timeout.C:
+			return false
 		case <-p.s.ctx.Done():
-			p.s.t.Fatalf("message %q did not arrive; %d others did", id, len(got))
+			return false
 		}
 	}
 }
@@ -184,12 +199,34 @@ func (s *scene) taken(what string, token *client.Token) {
 	}
 }
 
+// life is one incarnation of a node's gateway.
+type life struct {
+	node        *Node
+	incarnation uint64
+}
+
+func (s *scene) life(n *Node) life { return life{n, s.c.incarnation(n)} }
+
+// ended says whether the cluster has ended a life. It may do so to a node that the machine
+// gave no time for seconds, and then the node's connections break without a fault of the
+// test's. Word of it may come after the connections' end.
+func (s *scene) ended(l life) bool {
+	for end := time.Now().Add(patience / 4); time.Now().Before(end); time.Sleep(50 * time.Millisecond) { // polling
+		if now := s.c.incarnation(l.node); now > l.incarnation {
+			s.t.Logf("the machine is too slow: the cluster ended incarnation %d of %s, which is %d now", l.incarnation, l.node.Name, now)
+			return true
+		}
+	}
+	return false
+}
+
 // stepper is a client whose every packet is the test's. When its connection breaks it
 // resumes on another node.
 type stepper struct {
 	s    *scene
 	conn *client.Conn
 	opts client.Options
+	at   life // of the connection
 	// refuge are the nodes to resume on; none: the connection may not break.
 	refuge []*Node
 	broke  int
@@ -206,6 +243,7 @@ func (s *scene) step(id string, at *Node, refuge ...*Node) *stepper {
 		p.conn = conn
 		return err
 	})
+	p.at = s.life(at)
 	s.t.Cleanup(func() { p.conn.Close() })
 	return p
 }
@@ -213,20 +251,24 @@ func (s *scene) step(id string, at *Node, refuge ...*Node) *stepper {
 // resume connects again where it is taken in.
 func (p *stepper) resume(cause error) {
 	p.s.t.Helper()
-	if !errors.Is(cause, client.ErrClosed) || len(p.refuge) == 0 {
+	refuge := p.refuge
+	if len(refuge) == 0 && errors.Is(cause, client.ErrClosed) && p.s.ended(p.at) {
+		refuge = []*Node{p.at.node}
+	}
+	if !errors.Is(cause, client.ErrClosed) || len(refuge) == 0 {
 		p.s.t.Fatalf("%s: %v", p.opts.ClientID, cause)
 	}
 	p.broke++
 	p.conn.Close()
 	for i := 0; ; i++ {
-		ctx, cancel := context.WithTimeout(p.s.ctx, 5*time.Second)
-		conn, ack, err := client.Dial(ctx, client.TCP, p.refuge[i%len(p.refuge)].Target(), p.s.c.Rec, p.opts)
+		ctx, cancel := context.WithTimeout(p.s.ctx, 10*time.Second)
+		conn, ack, err := client.Dial(ctx, client.TCP, refuge[i%len(refuge)].Target(), p.s.c.Rec, p.opts)
 		cancel()
 		if err == nil {
 			if !ack.SessionPresent {
 				p.s.t.Fatalf("%s: the session is gone", p.opts.ClientID)
 			}
-			p.conn = conn
+			p.conn, p.at = conn, p.s.life(refuge[i%len(refuge)])
 			return
 		}
 		if p.s.ctx.Err() != nil {

@@ -137,10 +137,14 @@ func (c *Cluster) ready() error {
 	return nil
 }
 
-// end kills what runs, and shows logs if the test failed.
+// end kills what runs, and shows logs if the test failed, as it does when a node has ended
+// by itself.
 func (c *Cluster) end() {
 	for _, node := range c.Nodes {
-		node.kill()
+		if node.Running() && !node.signal(syscall.SIGKILL) {
+			c.t.Errorf("%s ended by itself", node.Name)
+		}
+		node.gone()
 		if !c.t.Failed() {
 			continue
 		}
@@ -187,6 +191,7 @@ func (n *Node) start() {
 	}
 	cmd := exec.Command(binary, n.args()...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = procAttr()
 	if err := cmd.Start(); err != nil {
 		n.c.t.Fatal(err)
 	}
@@ -339,7 +344,11 @@ func (n *Node) get(ctx context.Context, path string, into any) error {
 
 // Status is what these tests need of /api/v1/status.
 type Status struct {
-	Ready      bool `json:"ready"`
+	Ready   bool `json:"ready"`
+	Members []struct {
+		Name        string `json:"name"`
+		Incarnation uint64 `json:"incarnation"`
+	} `json:"members"`
 	Partitions []struct {
 		ID        uint32 `json:"id"`
 		Leader    string `json:"leader"`
@@ -352,6 +361,25 @@ type Status struct {
 func (n *Node) Status() (s Status, err error) {
 	err = n.get(n.c.t.Context(), "/api/v1/status", &s)
 	return s, err
+}
+
+// incarnation is the newest of a node that anyone knows; 0: none answers.
+func (c *Cluster) incarnation(of *Node) (newest uint64) {
+	for _, n := range c.Nodes {
+		if !n.Running() {
+			continue
+		}
+		s, err := n.Status()
+		if err != nil {
+			continue // it may be the one that is slow, or dying
+		}
+		for _, m := range s.Members {
+			if m.Name == of.Name {
+				newest = max(newest, m.Incarnation)
+			}
+		}
+	}
+	return newest
 }
 
 // Target is where clients connect to the node.

@@ -1,8 +1,7 @@
-// Package e2e holds the end-to-end tests: the real binary, as processes on this machine,
-// with real sockets and real signals. They are behind the build tag e2e:
+// Package e2e holds the end-to-end tests: the real binary, which they build, as processes
+// on this machine, with real sockets and real signals. A longer random workload:
 //
-//	go test -tags e2e ./proof/e2e
+//	go test ./proof/e2e -run TestWorkload -timeout 2h -args -length 1h
 //
-// The flag -log keeps every node's log in a folder; otherwise logs of failed tests are
-// printed.
+// The ends of all nodes' logs are printed when a test fails.
 package e2e
