@@ -108,6 +108,7 @@ func (n *Node) nudgeLeaders() {
 // watchStalls silences leaders whose disk does not answer: by heartbeats alone they
 // would lead for ever and commit nothing.
 func (n *Node) watchStalls() {
+	n.controlStall()
 	for _, r := range n.replicas {
 		if r != nil {
 			r.transport.SetSilent(r.group.Pending() > stallTimeout)

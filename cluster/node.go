@@ -29,16 +29,18 @@ type Node struct {
 	transport  *transport.Transport
 	discovery  Discovery
 	control    *control.Control
-	gateway    Gateway
-	pump       *pump
-	routes     *routes
-	clocks     *clocks
-	local      *mailbox[*peerpb.Frame] // frames to ourselves
-	announce   chan struct{}           // our interest has changed
-	closed     chan struct{}           // our incarnation was ended
-	nonces     atomic.Uint64
-	metrics    Metrics
-	started    time.Time
+	// controlStall is watchStalls for the control group.
+	controlStall func()
+	gateway      Gateway
+	pump         *pump
+	routes       *routes
+	clocks       *clocks
+	local        *mailbox[*peerpb.Frame] // frames to ourselves
+	announce     chan struct{}           // our interest has changed
+	closed       chan struct{}           // our incarnation was ended
+	nonces       atomic.Uint64
+	metrics      Metrics
+	started      time.Time
 
 	// Set before opened is, and never changed after.
 	partitions uint32
@@ -63,11 +65,11 @@ type Node struct {
 
 // Open reads the node's data and takes up its addresses. Whether it may serve is
 // what Available tells.
-func Open(o Options) (n *Node, err error) {
+func Open(o Options) (_ *Node, err error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	n = &Node{
+	n := &Node{
 		o: o, name: o.Name, log: o.Logger, gateway: o.Gateway, started: time.Now(),
 		raftLogger: control.RaftLogger(slog.New(details{o.Logger.Handler()})),
 		routes:     newRoutes(), clocks: newClocks(o.Wall),
@@ -157,11 +159,13 @@ func (n *Node) openControl() error {
 		return err
 	}
 	id := n.serverID(store.ControlGroup)
+	tr := n.transport.Raft(store.ControlGroup, id)
+	n.controlStall = func() { tr.SetSilent(logs.Pending() > stallTimeout) }
 	n.control, err = control.Open(control.Options{
 		Node: n.name, Disk: n.store.Identity().DiskIncarnation, ServerID: id,
 		Expect: n.o.Expect, Partitions: n.o.Partitions, Zone: n.o.Zone, Version: n.o.Version, Addresses: n.o.Addresses,
 		Store: logs, Stable: logs, Snapshots: n.store.Snapshots(store.ControlGroup),
-		Transport: n.transport.Raft(store.ControlGroup, id), Conn: n.transport.Conn, Registrar: n.transport.Registrar(),
+		Transport: tr, Conn: n.transport.Conn, Registrar: n.transport.Registrar(),
 		Discovery: n.discovery, Meta: n.store, LeaseTTL: n.o.LeaseTTL, Boottime: n.o.Boottime, Now: n.o.Wall,
 		OnLease: n.onLease, OnClosed: n.onClosed, Logger: n.log, Fatal: n.fatal,
 	})

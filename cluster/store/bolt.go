@@ -18,11 +18,11 @@ const boltFile = "control.bolt"
 // ReplicaIncarnation and Snapshots. On a real disk it is a raft-boltdb file; on
 // any other file system, as in a simulation, one more group of the shared store,
 // since bolt maps its file into memory.
-func (s *Store) OpenControl() (LogStable, error) {
+func (s *Store) OpenControl() (*Group, error) {
 	if !s.inBolt(ControlGroup) {
-		return nilOnError(s.Group(ControlGroup))
+		return s.Group(ControlGroup)
 	}
-	return nilOnError(s.openGroup(ControlGroup, func() (backend, *scanResult, error) {
+	return s.openGroup(ControlGroup, func() (backend, *scanResult, error) {
 		be, err := s.openBolt()
 		if err != nil {
 			return nil, nil, err
@@ -30,15 +30,7 @@ func (s *Store) OpenControl() (LogStable, error) {
 		m, _ := s.marks.get(ControlGroup)
 		r, err := scanLog(be, ControlGroup, m.last)
 		return be, r, err
-	}))
-}
-
-// nilOnError keeps a nil *Group from becoming a LogStable that is not nil.
-func nilOnError(g *Group, err error) (LogStable, error) {
-	if err != nil {
-		return nil, err
-	}
-	return g, nil
+	})
 }
 
 // openBolt opens the file once; it stays open until wipeBolt or Close.
