@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"sync"
+	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
@@ -55,6 +56,9 @@ type conn struct {
 	expiry    uint32          // session expiry interval in force, in seconds
 	ending    flow.Disconnect // how it ended, once closing
 	closers   []func()        // to be called when settled
+	// farewell runs while the network connection stays open after a DISCONNECT; nil: it
+	// does not.
+	farewell *time.Timer
 
 	out      *batch // nil: nothing to write
 	outBytes int    // appended and not written yet, those being written included
@@ -105,7 +109,7 @@ type options struct {
 type wire interface {
 	// wake: the out buffer has something and nobody is writing it.
 	wake()
-	// hangup: the connection is closing. Write what is left, then close.
+	// hangup: write what is left, then close.
 	hangup()
 	// established: CONNACK is on its way, packets are due by keep alive.
 	established(keepAliveSeconds uint16)

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"errors"
+	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
@@ -16,6 +17,9 @@ type ending struct {
 	Version byte
 	// Quiet: the client is told nothing, because it is gone.
 	Quiet bool
+	// Await: the network connection stays open until the cluster knows of the end, or
+	// farewell has passed.
+	Await bool
 	// Flow is what the cluster is told. Its zero value is a lost connection.
 	Flow flow.Disconnect
 	// Err is the cause, for the log; nil: an ordinary end.
@@ -27,9 +31,16 @@ func networkFailure() ending {
 	return ending{Code: packet.UnspecifiedError, Quiet: true}
 }
 
-// handleDisconnect ends the connection as the client wishes.
+// farewell is how long the network connection stays open after a DISCONNECT while its
+// effects are not durable.
+const farewell = 5 * time.Second
+
+// handleDisconnect ends the connection as the client wishes. The server closes the
+// network connection when what DISCONNECT asks for is durable: a client that saw it
+// closed knows that its will is not published [MQTT-3.14.4-3], whatever fails then. To
+// close it first is the client's right and duty [MQTT-3.14.4-1].
 func (c *conn) handleDisconnect(p *packet.Disconnect) error {
-	e := ending{Quiet: true}
+	e := ending{Quiet: true, Await: true}
 	if p.Code == packet.NormalDisconnection { // [MQTT-3.14.4-3]; all other codes leave the will
 		e.Flow.Reason = flow.Normal
 	}
@@ -68,8 +79,9 @@ func (c *conn) end(e ending) {
 	c.dropQueued()
 	c.early, c.holds = nil, nil
 	c.readable.Broadcast()
-	wake := !c.flushing
-	c.flushing = true
+	if e.Await {
+		c.farewell = time.AfterFunc(farewell, c.part)
+	}
 	c.mu.Unlock()
 
 	if was == phaseOpen {
@@ -78,12 +90,47 @@ func (c *conn) end(e ending) {
 		c.srv.metrics.Refused[e.Code].Add(1)
 	}
 	c.log(was, e)
+	if !e.Await {
+		c.hangup()
+	}
+	c.changeSubscriptions() // takes them all away
+	c.settle()
+}
+
+// hangup closes the network connection when all is written.
+func (c *conn) hangup() {
+	c.mu.Lock()
+	wake := !c.flushing
+	c.flushing = true
+	c.mu.Unlock()
 	if wake {
 		c.wire.wake()
 	}
 	c.wire.hangup()
-	c.changeSubscriptions() // takes them all away
-	c.settle()
+}
+
+// part ends the farewell, if there is one.
+func (c *conn) part() {
+	c.mu.Lock()
+	open := c.farewell != nil
+	if open {
+		c.farewell.Stop()
+		c.farewell = nil
+		c.readable.Broadcast()
+	}
+	c.mu.Unlock()
+	if open {
+		c.hangup()
+	}
+}
+
+// awaitPart is called by the reader before it waits for the client to close.
+func (c *conn) awaitPart() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.farewell != nil {
+		c.readable.Wait()
+	}
 }
 
 // lastWords appends the packet that tells the client why, where there is one.
@@ -166,6 +213,7 @@ func (c *conn) settle() {
 		c.srv.cluster.Disconnect(c.client.ID, epoch, ending, func(error) {
 			// An error means that the ownership had passed on, or that the node lost
 			// its standing: either way there is nothing left to end.
+			c.part()
 			c.srv.departing.Done()
 		})
 		c.srv.clients.remove(c)

@@ -40,7 +40,7 @@ func (c *conn) take() (b *batch, last bool) {
 	defer c.mu.Unlock()
 	b, c.out = c.out, nil
 	if b == nil {
-		last = c.phase == phaseClosing
+		last = c.phase == phaseClosing && c.farewell == nil
 		c.flushing = last // nobody need start another after the last
 		return nil, last
 	}

@@ -65,8 +65,7 @@ func (s *stubCluster) Disconnect(id string, epoch uint64, d flow.Disconnect, don
 	if d.SetExpiry {
 		how += fmt.Sprintf(" expiry=%d", d.Expiry)
 	}
-	s.asked = append(s.asked, fmt.Sprintf("disconnect %s %d %s", id, epoch, how))
-	done(nil)
+	s.ask("disconnect", fmt.Sprintf("%s %d %s", id, epoch, how), func(error) { done(nil) })
 }
 
 func (s *stubCluster) Publish(m *flow.Message, done func(bool, error)) {
@@ -202,7 +201,7 @@ func (k *client) bytes(raw []byte) *client {
 		raw = raw[start+length:]
 	}
 	k.c.readBatchDone()
-	if k.hung {
+	if k.c.phase == phaseClosing {
 		k.c.readerDone()
 	}
 	return k

@@ -240,6 +240,12 @@ func TestDisconnect(t *testing.T) {
 		{"MQTT-3.1.2-8", "network failure", packet.V5, nil, func(k *client) {
 			k.connect(nil).gone().asks("disconnect c 1 lost").out("closed")
 		}},
+		{"MQTT-3.14.4-3", "closed when the end is durable", packet.V5, nil, func(k *client) {
+			k.stub.held["disconnect"] = true
+			k.connect(nil).in(&packet.Disconnect{}).asks("disconnect c 1 normal").out()
+			k.stub.answer(0, nil)
+			k.out("closed")
+		}},
 		{"3.14.2.2.2", "changes the session expiry", packet.V5, func(l *Limits) { l.MaxSessionExpiry = 5000 }, func(k *client) {
 			k.connect(persistent).in(&packet.Disconnect{Props: packet.Properties{SessionExpiry: new(uint32(9000))}})
 			k.asks("disconnect c 1 normal expiry=5000").out("closed")

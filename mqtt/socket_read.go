@@ -17,6 +17,7 @@ func (k *socket) read() {
 	k.readPackets()
 	k.c.readBatchDone()
 	k.c.readerDone()
+	k.c.awaitPart()
 	k.drain()
 	k.in.release()
 	k.halfClosed()

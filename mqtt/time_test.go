@@ -43,6 +43,8 @@ type slowCluster struct {
 	held chan func() // nil: nothing is held
 	// heldInterest holds new interest; nil: it does not.
 	heldInterest chan func()
+	// heldDisconnect holds ends of connections; nil: it does not.
+	heldDisconnect chan func()
 }
 
 func (s *slowCluster) SetInterest(changes []InterestChange, done func(error)) {
@@ -59,6 +61,14 @@ func (s *slowCluster) Publish(m *flow.Message, done func(bool, error)) {
 		return
 	}
 	s.held <- func() { s.memCluster.Publish(m, done) }
+}
+
+func (s *slowCluster) Disconnect(id string, epoch uint64, d flow.Disconnect, done func(error)) {
+	if s.heldDisconnect == nil {
+		s.memCluster.Disconnect(id, epoch, d, done)
+		return
+	}
+	s.heldDisconnect <- func() { s.memCluster.Disconnect(id, epoch, d, done) }
 }
 
 func (s *slowCluster) Connect(c flow.Connect, done func(flow.Session, error)) {
@@ -305,6 +315,27 @@ func TestAckDelay(t *testing.T) {
 		synctest.Wait()
 		if n := inflight(); n != 0 {
 			t.Errorf("%d in flight", n)
+		}
+	})
+}
+
+// TestDisconnectIsDurableBeforeTheClose: [MQTT-3.14.4-3] holds from the moment at which
+// the client sees the connection closed; but it is closed in any case.
+func TestDisconnectIsDurableBeforeTheClose(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *Server, cluster *slowCluster, dial func() *rawClient) {
+		cluster.heldDisconnect = make(chan func(), 2)
+		for _, wait := range []time.Duration{3 * time.Second, time.Hour} {
+			k, start := dial(), time.Now()
+			k.connect(nil)
+			k.send(&packet.Disconnect{})
+			synctest.Wait()
+			commit := <-cluster.heldDisconnect
+			timer := time.AfterFunc(wait, commit)
+			k.expect("closed")
+			elapsed(t, start, min(wait, farewell), min(wait, farewell))
+			if timer.Stop() {
+				commit()
+			}
 		}
 	})
 }

@@ -136,6 +136,8 @@ func TestWills(t *testing.T) {
 		{"twice", Wills, willing + "w/4 < CLOSE\n" + arrives + "s/2 < PUBLISH id=2 q1 t=t m=w1"},
 		{"after DISCONNECT", Wills, willing + "w/4 > DISCONNECT\nw/4 < CLOSE\n" + arrives},
 		{"after a DISCONNECT that a dying node may not have read", 0, willing + "w/4 > DISCONNECT\n! kill n1\nw/4 < CLOSE\n" + arrives},
+		{"after a DISCONNECT that the client did not wait for", 0, willing + "w/4 > DISCONNECT\nw/4 > CLOSE\n! kill n1\n" + arrives},
+		{"after a DISCONNECT that was durable before its node died", Wills, willing + "w/4 > DISCONNECT\nw/4 < CLOSE\n! kill n1\n" + arrives},
 		{"after DISCONNECT with will", 0, willing + "w/4 > DISCONNECT reason=4\nw/4 < CLOSE\n" + arrives},
 		{"while the connection is open", Wills, willing + arrives + "quiet"},
 		{"none after DISCONNECT", 0, willing + "w/4 > DISCONNECT\nw/4 < CLOSE\nquiet"},

@@ -26,7 +26,7 @@ func (c *checker) wills() {
 // unwarranted checks that a will that was published had a reason.
 func (c *checker) unwarranted(m *message, got *history.Event) {
 	n := m.conn
-	if n.bye != nil && n.bye.Reason == 0 && !c.faultOn(n.node, n.connect.Seq, got.Seq) {
+	if n.bye != nil && n.bye.Reason == 0 && !c.faultOn(n.node, n.connect.Seq, n.byeDone(got.Seq)) {
 		c.violate(Wills, lines(n.connect, n.bye, n.end, got), "the will of %s was published after a normal DISCONNECT [MQTT-3.14.4-3]",
 			n.client.id)
 		return
@@ -47,6 +47,15 @@ func (c *checker) unwarranted(m *message, got *history.Event) {
 			return
 		}
 	}
+}
+
+// byeDone is until when a fault may keep a DISCONNECT from being read or made durable: the
+// broker closes the connection only after that. limit: the client closed it.
+func (n *conn) byeDone(limit uint64) uint64 {
+	if n.end != nil && n.end.Dir == history.In && n.end.Seq > n.bye.Seq {
+		return min(n.end.Seq, limit)
+	}
+	return limit
 }
 
 func (c *checker) faultOn(node string, from, to uint64) bool {
