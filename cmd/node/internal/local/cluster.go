@@ -7,6 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,7 +89,7 @@ func (c *Cluster) Restart(i int) error {
 	}
 	defer out.Close() // the child has its own
 	cmd := exec.Command(c.opts.Binary, "serve", "--config", s.Config)
-	cmd.Env = without(c.opts.Env, list)
+	cmd.Env = share(without(c.opts.Env, list), len(c.specs))
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = procAttr()
 
@@ -120,6 +123,17 @@ next:
 		out = append(out, e)
 	}
 	return out
+}
+
+// share gives each of the nodes its part of the processors, unless the environment
+// has said how many: each would take all of them for its own, and they would
+// spend a third of them on handing work around.
+func share(env []string, nodes int) []string {
+	const name = "GOMAXPROCS="
+	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name) }) {
+		return env
+	}
+	return append(env, name+strconv.Itoa(max(1, runtime.NumCPU()/nodes)))
 }
 
 func (c *Cluster) watch(s Spec, p *process) {
