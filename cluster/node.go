@@ -21,26 +21,26 @@ import (
 // Node is one node of the cluster, without the part that terminates MQTT. It
 // satisfies mqtt.Cluster.
 type Node struct {
-	o          Options
-	name       string
-	log        *slog.Logger
-	raftLogger hclog.Logger
-	store      *store.Store
-	transport  *transport.Transport
-	discovery  Discovery
-	control    *control.Control
-	// controlStall is watchStalls for the control group.
-	controlStall func()
-	gateway      Gateway
-	pump         *pump
-	routes       *routes
-	clocks       *clocks
-	local        *mailbox[*peerpb.Frame] // frames to ourselves
-	announce     chan struct{}           // our interest has changed
-	closed       chan struct{}           // our incarnation was ended
-	nonces       atomic.Uint64
-	metrics      Metrics
-	started      time.Time
+	o           Options
+	name        string
+	log         *slog.Logger
+	raftLogger  hclog.Logger
+	store       *store.Store
+	transport   *transport.Transport
+	discovery   Discovery
+	control     *control.Control
+	controlLog  *store.Group
+	controlRaft *transport.RaftTransport
+	gateway     Gateway
+	pump        *pump
+	routes      *routes
+	clocks      *clocks
+	local       *mailbox[*peerpb.Frame] // frames to ourselves
+	announce    chan struct{}           // our interest has changed
+	closed      chan struct{}           // our incarnation was ended
+	nonces      atomic.Uint64
+	metrics     Metrics
+	started     time.Time
 
 	// Set before opened is, and never changed after.
 	partitions uint32
@@ -48,12 +48,14 @@ type Node struct {
 	replicas   []*replica // by partition; nil: no replica here
 	opened     atomic.Bool
 
-	in      atomic.Pointer[ingress] // nil: no live incarnation
-	out     atomic.Pointer[egress]
-	serving atomic.Bool // our incarnation has everything it needs to serve
+	in        atomic.Pointer[ingress] // nil: no live incarnation
+	out       atomic.Pointer[egress]
+	leaseLost atomic.Int64 // when the lease ran out last, Unix nanoseconds
+	serving   atomic.Bool  // our incarnation has everything it needs to serve
 	// clearing: the connections of our last incarnation are not all gone.
 	clearing atomic.Bool
 	diskLow  atomic.Bool
+	stalled  atomic.Bool // our disk does not answer
 
 	positions positions
 	held      heldFrames
@@ -160,7 +162,7 @@ func (n *Node) openControl() error {
 	}
 	id := n.serverID(store.ControlGroup)
 	tr := n.transport.Raft(store.ControlGroup, id)
-	n.controlStall = func() { tr.SetSilent(logs.Pending() > stallTimeout) }
+	n.controlLog, n.controlRaft = logs, tr
 	n.control, err = control.Open(control.Options{
 		Node: n.name, Disk: n.store.Identity().DiskIncarnation, ServerID: id,
 		Expect: n.o.Expect, Partitions: n.o.Partitions, Zone: n.o.Zone, Version: n.o.Version, Addresses: n.o.Addresses,
@@ -298,6 +300,7 @@ func (n *Node) onClosed(gateway uint64) {
 func (n *Node) onLease(valid bool) {
 	if !valid {
 		n.metrics.LeasesLost.Add(1)
+		n.leaseLost.Store(time.Now().UnixNano())
 		return
 	}
 	if g := n.in.Load(); g != nil {
@@ -314,8 +317,19 @@ func (n *Node) leaseValid() bool { return n.control.LeaseValid() }
 // ingress is the live incarnation's, or nil.
 func (n *Node) ingress() *ingress { return n.in.Load() }
 
-// Available reports whether the node may serve clients.
-func (n *Node) Available() bool { return n.serving.Load() && n.leaseValid() }
+// leaseGrace is for how long after its lease ran out a node still takes clients in:
+// they wait for it to come back, which on a busy machine it does at once.
+const leaseGrace = 2 * time.Second
+
+// Available reports whether clients may connect. Nothing is answered to them
+// without a valid lease all the same.
+func (n *Node) Available() bool {
+	return n.serving.Load() && (n.leaseValid() || time.Since(time.Unix(0, n.leaseLost.Load())) < leaseGrace)
+}
+
+// mayRoute reports whether the node knows where messages go: every destination's
+// interest, under a valid lease.
+func (n *Node) mayRoute() bool { return n.serving.Load() && n.leaseValid() }
 
 // Close stops the node: leaderships are handed over, everything is closed in
 // order. The gateway has closed its clients before.

@@ -60,7 +60,7 @@ func (ld *leader) outboxAdd(it *fsm.OutboxItem) {
 // destination known: then every subscription whose SUBACK came before the
 // PUBLISH is seen (design §5). A node that has just started knows of none.
 func (ld *leader) routeOutbox() {
-	if len(ld.out.unrouted) == 0 || !ld.n.Available() {
+	if len(ld.out.unrouted) == 0 || !ld.n.mayRoute() {
 		return
 	}
 	unrouted := ld.out.unrouted
