@@ -8,8 +8,9 @@ TESTFLAGS   ?=
 SEED        ?= 1
 SEEDS       ?= 20
 FAULTS      ?= 6
-# The packages that have goroutines. The end-to-end tests are processes: nothing to see for the race detector.
-RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -v /proof/e2e)
+# The packages that have goroutines. The end-to-end tests are processes: nothing to see for the race
+# detector. Of the simulation, slow under it, a short run follows.
+RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -vE '/proof/(e2e|sim)$$')
 
 .PHONY: help build run test sim race vet lint bench proto
 help: ## list the targets
@@ -29,6 +30,7 @@ sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, F
 
 race: ## run the tests of the packages with goroutines under the race detector
 	go test -race -timeout 20m $(TESTFLAGS) $(RACE)
+	go test -race -timeout 20m $(TESTFLAGS) ./proof/sim -run TestClusterUnderFaults -args -seeds 1 -faults 2
 
 vet: ## check formatting and run go vet
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
