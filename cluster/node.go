@@ -331,19 +331,34 @@ func (n *Node) Available() bool {
 // interest, under a valid lease.
 func (n *Node) mayRoute() bool { return n.serving.Load() && n.leaseValid() }
 
+// stopStep bounds each step of a planned stop that needs other nodes: all may be
+// stopping at the same time, and then the last ones find no quorum.
+const stopStep = time.Second
+
+// HandOver gives the partitions led here to other replicas, before a planned stop:
+// first of all, since then the clients of other nodes notice only a pause, and ours
+// end their sessions at leaders that stay.
+func (n *Node) HandOver(ctx context.Context) {
+	if n.opened.Load() {
+		n.handOver(ctx)
+	}
+}
+
 // Close stops the node: leaderships are handed over, everything is closed in
 // order. The gateway has closed its clients before.
 func (n *Node) Close(ctx context.Context) error {
 	n.serving.Store(false)
-	if n.opened.Load() {
-		n.handOver(ctx)
-	}
-	if err := n.control.StopIncarnation(ctx); err != nil {
-		n.log.Warn("the end of this node's gateway is not recorded; the others will notice by its lease", "error", err)
-	}
-	if err := n.control.TransferLeadership(); err != nil {
-		n.log.Debug("control leadership not handed over", "error", err)
-	}
+	n.HandOver(ctx) // what has come back meanwhile
+	bounded(ctx, func(ctx context.Context) {
+		if err := n.control.StopIncarnation(ctx); err != nil {
+			n.log.Warn("the end of this node's gateway is not recorded; the others will notice by its lease", "error", err)
+		}
+	})
+	bounded(ctx, func(context.Context) {
+		if err := n.control.TransferLeadership(); err != nil {
+			n.log.Debug("control leadership not handed over", "error", err)
+		}
+	})
 	if g := n.in.Swap(nil); g != nil {
 		g.end()
 	}
@@ -377,12 +392,23 @@ func (n *Node) handOver(ctx context.Context) {
 			}
 		})
 	}
+	bounded(ctx, func(context.Context) { wg.Wait() })
+}
+
+// bounded gives a step stopStep of time, and ctx's. A transfer that it leaves behind
+// ends with its Raft group.
+func bounded(ctx context.Context, step func(context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, stopStep)
 	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
+	go func() {
+		defer close(done)
+		step(ctx)
+	}()
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
+	cancel()
 }
 
 // release closes what is open, in reverse order.

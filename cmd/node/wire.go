@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/flotilla-mqtt/flotilla/cluster"
 	"github.com/flotilla-mqtt/flotilla/cluster/control"
@@ -182,13 +183,20 @@ func (n *node) Err() error {
 	}
 }
 
-// Close ends the node in order: clients, leaderships, groups, stores. After a
+// clientsTime is how long clients' connections may take to end: longer than the
+// gateway waits for each to close, and for a quorum to note it.
+const clientsTime = 1500 * time.Millisecond
+
+// Close ends the node in order: leaderships, clients, groups, stores. After a
 // failure it waits for nothing: the others notice.
 func (n *node) Close(ctx context.Context) error {
 	if n.Err() != nil {
 		return nil
 	}
-	err := n.gateway.Shutdown(ctx)
+	n.cluster.HandOver(ctx)
+	clients, cancel := context.WithTimeout(ctx, clientsTime)
+	defer cancel()
+	err := n.gateway.Shutdown(clients)
 	if errors.Is(err, context.DeadlineExceeded) {
 		n.log.Warn("some clients' connections did not end in time")
 		err = nil
