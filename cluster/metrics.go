@@ -20,6 +20,7 @@ type Metrics struct {
 	SilentGateways     atomic.Uint64 // gateways that answered no takeover, and that we had ended
 	SetAside           atomic.Uint64 // replicas set aside at start
 	Snapshots          atomic.Uint64 // of partitions, taken
+	Stalls             atomic.Uint64 // times our disk did not answer for too long
 	Installed          atomic.Uint64 // snapshots taken over from leaders
 	LeaderStarts       atomic.Uint64 // times a partition's leadership came to this node
 	Checkpoints        atomic.Uint64 // states of ours that were digested

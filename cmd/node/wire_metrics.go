@@ -66,7 +66,7 @@ func clusterMetrics(c *cluster.Metrics) admin.ClusterMetrics {
 		RetainedRefused: c.RetainedRefused.Load(), RetainedIncomplete: c.RetainedIncomplete.Load(),
 		LeaderStarts: c.LeaderStarts.Load(), LeasesLost: c.LeasesLost.Load(), GatewaysEnded: c.GatewaysEnded.Load(), SilentGateways: c.SilentGateways.Load(),
 		SetAside: c.SetAside.Load(), Snapshots: c.Snapshots.Load(),
-		Installed: c.Installed.Load(), Checkpoints: c.Checkpoints.Load(), Diverged: c.Diverged.Load(), DiskFree: c.DiskFree.Load(),
+		Installed: c.Installed.Load(), Stalls: c.Stalls.Load(), Checkpoints: c.Checkpoints.Load(), Diverged: c.Diverged.Load(), DiskFree: c.DiskFree.Load(),
 	}
 	for class := range fsm.Class(fsm.Classes) {
 		for reason := range fsm.Reason(fsm.Reasons) {

@@ -90,6 +90,7 @@ func (e emitter) cluster(m *ClusterMetrics) {
 	e.counter("snapshots_taken_total", "Snapshots taken of partitions.", m.Snapshots)
 	e.counter("snapshots_installed_total", "Snapshots of partitions taken over from their leaders.", m.Installed)
 	e.counter("checkpoints_total", "Digests taken of replicas' states, to be compared with the others'.", m.Checkpoints)
+	e.counter("disk_stalls_total", "Times the disk did not answer for too long.", m.Stalls)
 	e.counter("replicas_diverged_total", "Replicas, here or elsewhere, whose state differed from the majority's.", m.Diverged)
 	for to, l := range m.Lanes {
 		e.gauge("lane_items", "Items waiting unanswered in lanes, by kind of destination.", float64(l.Items), "destination", to)

@@ -118,6 +118,7 @@ type ClusterMetrics struct {
 	Snapshots          uint64
 	Installed          uint64
 	Checkpoints        uint64
+	Stalls             uint64
 	Diverged           uint64
 	Lanes              map[string]Lanes   // gauges, by kind of destination
 	ClockOffset        map[string]float64 // gauge: seconds, by member
