@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"time"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/flotilla-mqtt/flotilla/cluster/control"
@@ -26,6 +28,39 @@ func (n *Node) checkDisk() {
 	}
 	n.log.Error("the disk is nearly full: this node refuses PUBLISH and hands over its leaderships; free some space",
 		"free", free, "reserve", n.o.DiskReserve)
+}
+
+// stallTimeout is how long one durable write may take before the node gives its
+// leaderships away.
+const stallTimeout = time.Second
+
+// watchStalls silences this node's leaders while its disk does not answer: by
+// heartbeats alone they would lead for ever and commit nothing. All groups share
+// the disk, so that one write that waits speaks for all.
+func (n *Node) watchStalls() {
+	longest := n.controlLog.Pending()
+	for _, r := range n.replicas {
+		if r != nil {
+			longest = max(longest, r.group.Pending())
+		}
+	}
+	stalled := longest > stallTimeout
+	n.controlRaft.SetSilent(stalled)
+	for _, r := range n.replicas {
+		if r != nil {
+			r.transport.SetSilent(stalled)
+		}
+	}
+	if stalled == n.stalled.Swap(stalled) {
+		return
+	}
+	n.clocks.due() // a beacon: the others must know
+	if stalled {
+		n.metrics.Stalls.Add(1)
+		n.log.Error("the disk does not answer: this node gives its leaderships away until it does", "waiting", longest)
+	} else {
+		n.log.Info("the disk answers again")
+	}
 }
 
 // mustRefuse reports whether a partition that holds this many bytes has no room

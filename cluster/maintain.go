@@ -14,9 +14,6 @@ const (
 	beaconInterval   = time.Second
 	diskInterval     = 2 * time.Second
 	attachRetry      = 500 * time.Millisecond
-	// stallTimeout is how long one durable write may take before the replica gives
-	// its leadership away.
-	stallTimeout = time.Second
 )
 
 // announceLoop tells the members of changes of our interest. What comes while it
@@ -105,17 +102,6 @@ func (n *Node) nudgeLeaders() {
 	}
 }
 
-// watchStalls silences leaders whose disk does not answer: by heartbeats alone they
-// would lead for ever and commit nothing.
-func (n *Node) watchStalls() {
-	n.controlStall()
-	for _, r := range n.replicas {
-		if r != nil {
-			r.transport.SetSilent(r.group.Pending() > stallTimeout)
-		}
-	}
-}
-
 // findLeaders asks our own replicas who leads, where we do not know.
 func (n *Node) findLeaders() {
 	for p, r := range n.replicas {
@@ -149,7 +135,7 @@ func serverNode(id raft.ServerID) string {
 }
 
 func (n *Node) sendBeacon() {
-	b := &peerpb.Beacon{Wall: n.o.Wall().UnixMilli(), DiskLow: n.diskLow.Load()}
+	b := &peerpb.Beacon{Wall: n.o.Wall().UnixMilli(), DiskLow: n.diskLow.Load(), Stalled: n.stalled.Load()}
 	for p, r := range n.replicas {
 		if r != nil {
 			b.Replicas = append(b.Replicas, &peerpb.ReplicaPosition{

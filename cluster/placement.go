@@ -21,7 +21,8 @@ const (
 	// calmBeforeTransfer is for how many intervals the preferred leader must be fit
 	// before it gets the leadership back.
 	calmBeforeTransfer = 5
-	// caughtUp is how many entries a learner may be behind to be promoted.
+	// caughtUp is how many entries a learner may be behind to be promoted, beside
+	// those that are newer than its last beacon.
 	caughtUp = 256
 )
 
@@ -103,6 +104,7 @@ func (r *replica) follow(ctx context.Context) {
 		if pl == nil {
 			continue
 		}
+		r.lately[0], r.lately[1] = r.raft.LastIndex(), r.lately[0]
 		r.admit()
 		if lost := r.lostVoters(pl); len(lost) > 0 && !stuck {
 			r.n.log.Error("partition "+lostQuorum(lost), "partition", r.partition)
@@ -196,14 +198,14 @@ func (r *replica) reconfigure(pl *control.Placement) (changed bool, err error) {
 	return false, nil
 }
 
-// fits reports whether the node is another one that could lead: it lives, has
-// caught up and has room on its disk.
+// fits reports whether the node is another one that could lead: it lives, was
+// heard lately, has caught up, and its disk answers and has room.
 func (r *replica) fits(node string) bool {
-	if node == r.n.name || r.n.liveGateways()[node] == 0 || r.n.lowDisk(node) {
+	if node == r.n.name || r.n.liveGateways()[node] == 0 || !r.n.positions.healthy(node) {
 		return false
 	}
 	pos, ok := r.n.positions.of(r.partition, node)
-	return ok && pos.Last+caughtUp >= r.raft.LastIndex()
+	return ok && r.isClose(pos.Last)
 }
 
 // preferred hands the leadership to the node that the placement prefers, so that
@@ -219,15 +221,28 @@ func (r *replica) preferred(pl *control.Placement) {
 
 func (r *replica) hasCaughtUp(id raft.ServerID) bool {
 	pos, ok := r.n.positions.of(r.partition, serverNode(id))
-	return ok && pos.ServerId == string(id) && pos.Last > 0 && pos.Last+caughtUp >= r.raft.LastIndex()
+	return ok && pos.ServerId == string(id) && pos.Last > 0 && r.isClose(pos.Last)
+}
+
+// isClose reports whether a replica that had come so far at its last beacon keeps
+// up with us. What came since that beacon must not count against it, or under load
+// nobody would ever be close.
+func (r *replica) isClose(last uint64) bool {
+	return r.lately[1] > 0 && last+caughtUp >= r.lately[1]
 }
 
 // positions is how far the replicas have come, and whose disk is low, by the
 // members' beacons.
 type positions struct {
-	mu  sync.Mutex
-	at  map[positionKey]*peerpb.ReplicaPosition // guarded by mu
-	low map[string]bool                         // guarded by mu; by node
+	mu sync.Mutex
+	at map[positionKey]*peerpb.ReplicaPosition // guarded by mu
+	by map[string]health                       // guarded by mu; by node
+}
+
+// health is what a node's last beacon says of it.
+type health struct {
+	heard        time.Time
+	low, stalled bool // its disk
 }
 
 type positionKey struct {
@@ -237,13 +252,13 @@ type positionKey struct {
 
 func (p *positions) init() {
 	p.at = make(map[positionKey]*peerpb.ReplicaPosition)
-	p.low = make(map[string]bool)
+	p.by = make(map[string]health)
 }
 
 func (p *positions) heard(node string, b *peerpb.Beacon) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.low[node] = b.DiskLow
+	p.by[node] = health{time.Now(), b.DiskLow, b.Stalled}
 	for _, r := range b.Replicas {
 		p.at[positionKey{r.Partition, node}] = r
 	}
@@ -252,7 +267,15 @@ func (p *positions) heard(node string, b *peerpb.Beacon) {
 func (p *positions) lowDisk(node string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.low[node]
+	return p.by[node].low
+}
+
+// healthy reports whether a node was heard lately, and its disk is well.
+func (p *positions) healthy(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.by[node]
+	return !h.low && !h.stalled && time.Since(h.heard) < 3*beaconInterval
 }
 
 func (p *positions) of(partition uint32, node string) (*peerpb.ReplicaPosition, bool) {

@@ -26,6 +26,7 @@ type replica struct {
 	notify    chan bool
 	hurry     chan struct{} // the connection to the leader broke
 	digests   digests
+	lately    [2]uint64 // last log index now and a placementInterval ago; owned by follow
 
 	confMu sync.Mutex // orders changes of Raft's settings
 

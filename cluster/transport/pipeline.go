@@ -69,6 +69,9 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 		return nil, ErrPipelineBroken
 	default:
 	}
+	if p.g.silent.Load() {
+		return nil, ErrSilent
+	}
 	select {
 	case p.slots <- struct{}{}:
 	case <-p.broken:

@@ -57,9 +57,10 @@ func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTrans
 // let an empty replica vote, and so a wiped disk lose what it once promised.
 func (g *RaftTransport) SetAdmitted(admitted bool) { g.admitted.Store(admitted) }
 
-// SetSilent stops (or resumes) sending heartbeats. A leader whose disk stalls
-// would keep its leadership by them for ever, since they need no disk, while it
-// can commit nothing (hashicorp/raft #503): silent, it is deposed.
+// SetSilent stops (or resumes) sending heartbeats and entries. A leader whose disk
+// stalls would keep its leadership by them for ever, since heartbeats, and the
+// empty AppendEntries that tell of commits, need no disk, while it can commit
+// nothing (hashicorp/raft #503): silent, it is deposed.
 func (g *RaftTransport) SetSilent(silent bool) { g.silent.Store(silent) }
 
 // Consumer implements raft.Transport.
@@ -243,10 +244,10 @@ func (g *RaftTransport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args 
 func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	var r *peerpb.RaftResponse
 	var err error
+	if g.silent.Load() {
+		return ErrSilent
+	}
 	if isHeartbeat(args) {
-		if g.silent.Load() {
-			return ErrSilent
-		}
 		req := g.request(id, g.t.opts.UrgentTimeout)
 		req.Body = toAppend(args)
 		if r, err = g.ask(id, req, g.regular(id)); err == nil {

@@ -2045,7 +2045,9 @@ type Beacon struct {
 	Replicas []*ReplicaPosition     `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	// disk_low: the sender is below its reserve of disk space. It must not be
 	// given leaderships, and what its clients publish is refused.
-	DiskLow       bool `protobuf:"varint,3,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`
+	DiskLow bool `protobuf:"varint,3,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`
+	// stalled: the sender's disk does not answer. It must not be given leaderships.
+	Stalled       bool `protobuf:"varint,4,opt,name=stalled,proto3" json:"stalled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2097,6 +2099,13 @@ func (x *Beacon) GetReplicas() []*ReplicaPosition {
 func (x *Beacon) GetDiskLow() bool {
 	if x != nil {
 		return x.DiskLow
+	}
+	return false
+}
+
+func (x *Beacon) GetStalled() bool {
+	if x != nil {
+		return x.Stalled
 	}
 	return false
 }
@@ -2403,11 +2412,12 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x06Leader\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04node\x18\x03 \x01(\tR\x04node\"v\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"\x90\x01\n" +
 	"\x06Beacon\x12\x12\n" +
 	"\x04wall\x18\x01 \x01(\x03R\x04wall\x12=\n" +
 	"\breplicas\x18\x02 \x03(\v2!.flotilla.peer.v1.ReplicaPositionR\breplicas\x12\x19\n" +
-	"\bdisk_low\x18\x03 \x01(\bR\adiskLow\"z\n" +
+	"\bdisk_low\x18\x03 \x01(\bR\adiskLow\x12\x18\n" +
+	"\astalled\x18\x04 \x01(\bR\astalled\"z\n" +
 	"\x0fReplicaPosition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x12\n" +
