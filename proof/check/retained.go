@@ -187,6 +187,16 @@ func (c *checker) reads(s *session, topic string) []observed {
 	return out
 }
 
+// troubled says whether a fault hit any node in this time.
+func (c *checker) troubled(from, to int64) bool {
+	for _, f := range c.faults {
+		if f.Time >= from && f.Time <= to {
+			return true
+		}
+	}
+	return false
+}
+
 // readOf returns what came first on the topic after b on its connection.
 func (c *checker) readOf(s *session, b *sub, topic string, until uint64) (observed, bool) {
 	var ackTime int64
@@ -197,8 +207,12 @@ func (c *checker) readOf(s *session, b *sub, topic string, until uint64) (observ
 		if e.Seq == b.ack {
 			ackTime = e.Time
 		}
-		// No answer within the time that it would surely have taken: there was nothing.
+		// No answer within the time that it would surely have taken: there was nothing,
+		// unless the node was in trouble, which a client may notice much later.
 		if c.opts.RetainedWait > 0 && ackTime > 0 && e.Time > ackTime+int64(c.opts.RetainedWait) {
+			if c.troubled(ackTime, e.Time) {
+				return observed{}, false
+			}
 			return observed{[]string{empty}, b.invoke, e.Seq}, true
 		}
 		if e.Packet != history.Publish || e.Dir != history.In || e.Topic != topic || e.Dup {

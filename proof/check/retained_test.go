@@ -20,6 +20,7 @@ s/2 < CONNACK
 		{"the last one is read", 0, connected + set1 + set2 + sub + got2 + "quiet"},
 		{"a stale one is read", Retained, connected + set1 + set2 + sub + got1},
 		{"missing", Retained, connected + set1 + sub + "+3s\ns/2 > PINGREQ"},
+		{"missing, but the node was in trouble", 0, connected + set1 + sub + "+1s\n! kill n2\n+3s\ns/2 > PINGREQ\ns/2 < CLOSE"},
 		{"missing, workload is over", Retained, connected + set1 + sub + "quiet"},
 		{"deleted", 0, connected + set1 + clear + sub + "quiet"},
 		{"deleted and read", Retained, connected + set1 + clear + sub + got1},
