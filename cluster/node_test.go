@@ -107,11 +107,18 @@ type testCluster struct {
 	table *discovery.Table
 	nodes []*testNode
 	addrs sync.Map // name -> address
+	opts  func(*Options)
 }
 
 func startCluster(t *testing.T, n int) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, table: discovery.NewTable()}
+	return startClusterWith(t, n, nil)
+}
+
+// startClusterWith starts a cluster whose nodes' options opts has changed.
+func startClusterWith(t *testing.T, n int, opts func(*Options)) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, table: discovery.NewTable(), opts: opts}
 	t.Cleanup(func() {
 		// All at once: the last one alone would wait for a quorum.
 		var wg sync.WaitGroup
@@ -155,6 +162,9 @@ func (c *testCluster) start(i, expect int, dir string) *testNode {
 			default:
 			}
 		},
+	}
+	if c.opts != nil {
+		c.opts(&tn.o)
 	}
 	tn.Node, err = Open(tn.o)
 	if err != nil {
