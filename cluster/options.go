@@ -60,7 +60,7 @@ type Options struct {
 	// timeout after a leader's connection was seen to break.
 	HeartbeatTimeout, ElectionTimeout, LeaderLease time.Duration
 	// CommitTimeout is how soon followers of an idle group learn of a commit;
-	// default 1 s.
+	// default 3 s.
 	CommitTimeout time.Duration
 	LeaseTTL      time.Duration // default 750 ms
 	// OwnershipTime is for how long a gateway may answer no takeover before the
@@ -124,7 +124,7 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.HeartbeatTimeout, 800*time.Millisecond)
 	orDefault(&o.ElectionTimeout, o.HeartbeatTimeout)
 	orDefault(&o.LeaderLease, o.HeartbeatTimeout*2/5)
-	orDefault(&o.CommitTimeout, time.Second)
+	orDefault(&o.CommitTimeout, 3*time.Second)
 	orDefault(&o.LeaseTTL, 750*time.Millisecond)
 	orDefault(&o.OwnershipTime, 8*time.Second)
 	orDefault(&o.Budget, 1<<30)
