@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -36,6 +38,17 @@ func newStateMachine(partition, partitions uint32, fatal func(error)) *stateMach
 		frozen: make(chan *fsm.Snapshot, 1)}
 }
 
+// errNewer says what to do about data that this release does not know.
+var errNewer = errors.New("a newer release wrote this: start that release, or a newer one, on this data folder")
+
+// explain adds to an error of the state machine what to do about it.
+func explain(err error) error {
+	if errors.Is(err, fsm.ErrFormat) || errors.Is(err, fsm.ErrUnknownOp) {
+		return fmt.Errorf("%w: %w", errNewer, err)
+	}
+	return err
+}
+
 // Apply carries out an entry. An entry that cannot be applied ends the process:
 // going on would make this replica differ from the others.
 func (s *stateMachine) Apply(l *raft.Log) any {
@@ -43,6 +56,7 @@ func (s *stateMachine) Apply(l *raft.Log) any {
 	defer s.mu.Unlock()
 	out, err := s.m.Apply(l.Index, l.Data)
 	if err != nil {
+		err = explain(err)
 		s.fatal(err)
 		return err
 	}
@@ -100,6 +114,9 @@ func (s *stateMachine) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	m, err := fsm.Restore(s.partition, s.partitions, r)
 	if err != nil {
+		if err = explain(err); errors.Is(err, errNewer) {
+			s.fatal(err) // Raft would try another snapshot, or the same one for ever
+		}
 		return err
 	}
 	s.mu.Lock()
