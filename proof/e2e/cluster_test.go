@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -361,6 +363,34 @@ type Status struct {
 func (n *Node) Status() (s Status, err error) {
 	err = n.get(n.c.t.Context(), "/api/v1/status", &s)
 	return s, err
+}
+
+// dropped is how many messages the nodes have dropped, and how often links between them broke.
+func (c *Cluster) dropped() (sum float64) {
+	c.t.Helper()
+	for _, n := range c.Nodes {
+		resp, err := http.Get("http://" + n.HTTP + "/metrics")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		lines := bufio.NewScanner(resp.Body)
+		for lines.Scan() {
+			line := lines.Text()
+			if !strings.HasPrefix(line, "flotilla_messages_dropped_total") && !strings.HasPrefix(line, "flotilla_peer_links_down_total") {
+				continue
+			}
+			value := line[strings.LastIndexByte(line, ' ')+1:]
+			k, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				c.t.Fatalf("%q: %v", line, err)
+			}
+			sum += k
+		}
+		if err := errors.Join(lines.Err(), resp.Body.Close()); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return sum
 }
 
 // incarnation is the newest of a node that anyone knows; 0: none answers.
