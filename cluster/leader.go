@@ -18,7 +18,7 @@ import (
 const (
 	maxEntryOps   = 4096
 	maxEntryBytes = 1 << 20
-	maxFlying     = 2
+	maxFlying     = 4
 
 	leaderTick = time.Second // beside what is due at a known time
 	// dueRetry is when to look again after a Tick was proposed.

@@ -11,6 +11,7 @@ import (
 // Metrics are a node's counters. Whoever exports them reads them as they are.
 type Metrics struct {
 	RouteDropped       atomic.Uint64 // messages of the unreliable path that a link had no room for
+	RouteUnleased      atomic.Uint64 // messages of QoS 0 that came while the node had no lease
 	RetainedRefused    atomic.Uint64 // retained messages of QoS 0 that their partition refused
 	RetainedIncomplete atomic.Uint64 // partitions not waited for when retained messages were read
 	OpsRefused         atomic.Uint64 // ops of peers of a kind not known here

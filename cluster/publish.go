@@ -30,7 +30,7 @@ func (n *Node) Publish(m *flow.Message, done func(bool, error)) {
 		var buf [8]target
 		targets := n.routes.match(m.Topic, buf[:0])
 		if !n.leaseValid() {
-			n.metrics.RouteDropped.Add(1) // at most once; nobody waits for it
+			n.metrics.RouteUnleased.Add(1) // at most once; nobody waits for it
 		} else {
 			g.publishUnreliable(m, targets)
 		}

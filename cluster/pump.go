@@ -79,6 +79,9 @@ func (p *pump) nudge() {
 func (p *pump) routeTo(node string, gateway uint64, message []byte) {
 	p.mu.Lock()
 	r := p.routes[node]
+	if r != nil && r.Gateway != gateway {
+		p.routeDropped(len(r.Messages)) // of an incarnation that has ended
+	}
 	if r == nil || r.Gateway != gateway {
 		r = &peerpb.Route{Gateway: gateway}
 		p.routes[node] = r
@@ -150,6 +153,8 @@ func (p *pump) flush(now time.Time) {
 	p.dirty = nil
 	if len(routes) > 0 {
 		p.routes = make(map[string]*peerpb.Route, len(routes))
+	} else {
+		routes = nil // p.routes goes on being written to
 	}
 	for _, l := range lanes {
 		l.dirty = false

@@ -74,6 +74,7 @@ func clusterMetrics(c *cluster.Metrics) admin.ClusterMetrics {
 		}
 	}
 	count(out.Dropped, admin.Drop{Reason: "link_full", Class: "ephemeral"}, c.RouteDropped.Load())
+	count(out.Dropped, admin.Drop{Reason: "no_lease", Class: "ephemeral"}, c.RouteUnleased.Load())
 	return out
 }
 
