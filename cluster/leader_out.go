@@ -1,6 +1,10 @@
 package cluster
 
 import (
+	"time"
+
+	"github.com/hashicorp/raft"
+
 	"github.com/flotilla-mqtt/flotilla/fsm"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
@@ -238,19 +242,47 @@ func (ld *leader) verify() {
 	ld.verifying = true
 	batch := ld.reads
 	ld.reads = nil
-	f := ld.r.raft.VerifyLeader()
-	ld.wg.Add(1)
-	go func() {
-		defer ld.wg.Done()
-		err := f.Error()
+	asked := time.Now()
+	ld.wg.Go(func() {
+		leads := ld.r.leads(ld.term, asked)
 		ld.box.put(event{call: func() {
 			ld.verifying = false
 			for _, q := range batch {
-				ld.answerRead(q, err == nil)
+				ld.answerRead(q, leads)
 			}
 			ld.verify()
 		}})
-	}()
+	})
+}
+
+// leads finds out whether this replica led the term at some moment after since: a
+// quorum must have answered to something that was sent later.
+func (r *replica) leads(term uint64, since time.Time) bool {
+	f := r.raft.GetConfiguration()
+	if f.Error() != nil {
+		return false
+	}
+	r.transport.Prompt()
+	// Each follower has one heartbeat on its way at most that was sent before.
+	for range len(f.Configuration().Servers) + 1 {
+		if r.raft.VerifyLeader().Error() != nil || r.raft.CurrentTerm() != term {
+			return false
+		}
+		voters, confirmed := 0, 0
+		for _, s := range f.Configuration().Servers {
+			if s.Suffrage != raft.Voter {
+				continue
+			}
+			voters++
+			if s.ID == r.id || r.transport.Confirmed(s.ID, term, since) {
+				confirmed++
+			}
+		}
+		if confirmed > voters/2 {
+			return true
+		}
+	}
+	return false
 }
 
 func (ld *leader) answerRead(q readRequest, leads bool) {

@@ -124,6 +124,22 @@ func (x *exchange) begin(req *peerpb.RaftRequest, patient bool) (*call, error) {
 	return c, nil
 }
 
+// leave lets what waits for company go at once.
+func (x *exchange) leave() {
+	x.mu.Lock()
+	hurry := x.patient && len(x.queue) > 0
+	if hurry {
+		x.patient = false
+	}
+	x.mu.Unlock()
+	if hurry {
+		select {
+		case x.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // forsake forgets a call whose caller has stopped waiting.
 func (x *exchange) forsake(c *call) {
 	x.mu.Lock()

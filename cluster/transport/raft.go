@@ -3,6 +3,8 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +34,9 @@ type RaftTransport struct {
 	term   uint64                      // mu; highest term seen
 	termCh chan struct{}               // mu; closed when term grows
 	beats  map[raft.ServerID]time.Time // mu; last answer to a heartbeat
+	// confirmed is, by follower, our leadership's latest confirmation; mu.
+	confirmed map[raft.ServerID]confirmation
+	prompt    time.Time // mu; until then heartbeats do not wait for company
 }
 
 var (
@@ -48,6 +53,8 @@ func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTrans
 		closed:   make(chan struct{}),
 		termCh:   make(chan struct{}),
 		beats:    make(map[raft.ServerID]time.Time),
+
+		confirmed: make(map[raft.ServerID]confirmation),
 	}
 }
 
@@ -247,6 +254,7 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	if g.silent.Load() {
 		return ErrSilent
 	}
+	sent := time.Now()
 	if isHeartbeat(args) {
 		req := g.request(id, g.t.opts.UrgentTimeout)
 		req.Body = toAppend(args)
@@ -265,7 +273,53 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	}
 	intoAppend(m, resp)
 	g.sawTerm(resp.Term)
+	if resp.Success && resp.Term == args.Term {
+		g.confirm(id, args.Term, sent)
+	}
 	return nil
+}
+
+// confirmation is the latest sending of a request by which a follower has
+// confirmed this replica's leadership of a term.
+type confirmation struct {
+	term uint64
+	sent time.Time
+}
+
+func (g *RaftTransport) confirm(id raft.ServerID, term uint64, sent time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.confirmed[id]
+	if term > c.term || term == c.term && sent.After(c.sent) {
+		g.confirmed[id] = confirmation{term, sent}
+	}
+}
+
+// Confirmed reports whether the server has confirmed our leadership of the term by
+// answering a request that was sent after t. raft.VerifyLeader alone does not
+// tell: it counts answers to heartbeats that were sent before it was called.
+func (g *RaftTransport) Confirmed(id raft.ServerID, term uint64, t time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.confirmed[id]
+	return c.term == term && c.sent.After(t)
+}
+
+// promptFor is for how long after Prompt heartbeats do not wait for company.
+const promptFor = 100 * time.Millisecond
+
+// Prompt lets the group's heartbeats leave at once for a while, and those that
+// wait: somebody waits for VerifyLeader.
+func (g *RaftTransport) Prompt() {
+	g.mu.Lock()
+	g.prompt = time.Now().Add(promptFor)
+	g.mu.Unlock()
+	g.t.mu.Lock()
+	peers := slices.Collect(maps.Values(g.t.peers))
+	g.t.mu.Unlock()
+	for _, p := range peers {
+		p.urgent.leave()
+	}
 }
 
 // regular tells a heartbeat that raft sends by its timer from one that
@@ -274,7 +328,8 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 func (g *RaftTransport) regular(id raft.ServerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return time.Since(g.beats[id]) >= g.t.opts.HeartbeatTimeout/10
+	now := time.Now()
+	return now.After(g.prompt) && now.Sub(g.beats[id]) >= g.t.opts.HeartbeatTimeout/10
 }
 
 func (g *RaftTransport) answered(id raft.ServerID) {
