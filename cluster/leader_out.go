@@ -263,8 +263,10 @@ func (r *replica) leads(term uint64, since time.Time) bool {
 		return false
 	}
 	r.transport.Prompt()
-	// Each follower has one heartbeat on its way at most that was sent before.
-	for range len(f.Configuration().Servers) + 1 {
+	// VerifyLeader may be content with answers to what was sent before, of which
+	// each follower has a few on their way: a heartbeat and entries.
+	const perFollower = 4
+	for range perFollower * len(f.Configuration().Servers) {
 		if r.raft.VerifyLeader().Error() != nil || r.raft.CurrentTerm() != term {
 			return false
 		}

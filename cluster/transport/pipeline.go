@@ -175,6 +175,9 @@ func (p *pipeline) complete(f *appendFuture) {
 	}
 	intoAppend(m, f.resp)
 	p.g.sawTerm(f.resp.Term)
+	if f.resp.Success && f.resp.Term == f.args.Term {
+		p.g.confirm(p.target, f.args.Term, f.start)
+	}
 }
 
 // forsakeAll forgets what was sent after the last future that was delivered.
