@@ -50,7 +50,7 @@ type MetaStore interface {
 }
 
 // DefaultHeartbeat is the group's heartbeat and election timeout.
-const DefaultHeartbeat = 500 * time.Millisecond
+const DefaultHeartbeat = 400 * time.Millisecond
 
 // Options of a Control. Fields without a default must be set.
 type Options struct {
@@ -112,7 +112,7 @@ type Options struct {
 	// Fatal is told of a failure after which the process must end.
 	Fatal func(error)
 
-	// Raft's timings; defaults 500 ms, 500 ms, 250 ms, 250 ms.
+	// Raft's timings; defaults 400 ms, 400 ms, 160 ms, 250 ms.
 	HeartbeatTimeout, ElectionTimeout, LeaderLeaseTimeout, CommitTimeout time.Duration
 	// SnapshotThreshold and TrailingLogs are in entries; defaults 1024 and 256.
 	SnapshotThreshold, TrailingLogs uint64
@@ -143,7 +143,7 @@ func (o *Options) setDefaults() error {
 	def(&o.SilenceTimeout, 2*time.Second)
 	def(&o.HeartbeatTimeout, DefaultHeartbeat)
 	def(&o.ElectionTimeout, DefaultHeartbeat)
-	def(&o.LeaderLeaseTimeout, 250*time.Millisecond)
+	def(&o.LeaderLeaseTimeout, 160*time.Millisecond)
 	// Followers are nudged after each op, so this is only the pace at which a
 	// follower that was away is tried again.
 	def(&o.CommitTimeout, 250*time.Millisecond)
