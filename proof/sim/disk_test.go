@@ -242,7 +242,7 @@ func TestStalledDisk(t *testing.T) {
 		t.Run(fmt.Sprintf("n%d", i+1), func(t *testing.T) {
 			seed := *seedFlag*10 + uint64(i)
 			r, events := play(t, scenario{
-				seed: seed, nodes: 3, opts: smallLogs,
+				seed: seed, nodes: 3, opts: smallLogs, pause: 5 * time.Second,
 				faults: func(t *testing.T, c *sim.Cluster, rec *history.Recorder) {
 					time.Sleep(4 * time.Second)
 					n, other := c.Nodes[i], c.Nodes[(i+1)%3]

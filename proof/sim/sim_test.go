@@ -62,6 +62,8 @@ type scenario struct {
 	after func(t *testing.T, c *sim.Cluster)
 	// fatal, if set, hears of nodes that end by themselves; else that fails the test.
 	fatal func(node string, err error)
+	// pause is how long what a client is sent may wait in a node; default 2 s.
+	pause time.Duration
 	// settle is how long the clients may take to come to rest; default 2 minutes.
 	settle time.Duration
 }
@@ -127,7 +129,7 @@ func play(t *testing.T, sc scenario) (*check.Report, []history.Event) {
 	})
 	o := check.Defaults()
 	o.Transit = 10 * time.Second // partitions between clients and nodes stall what was sent
-	o.RetainedWait = 2 * time.Second
+	o.RetainedWait = max(2*time.Second, sc.pause)
 	return check.Run(events, o), events
 }
 
