@@ -1,6 +1,10 @@
 package store
 
 import (
+	"errors"
+	"io"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,5 +46,39 @@ func TestStoreInBubble(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		must(t, s.Close())
+	})
+}
+
+// slowUnlock is a file system on which Pebble's lock takes a second to be released.
+type slowUnlock struct{ vfs.FS }
+
+func (f slowUnlock) Lock(name string) (io.Closer, error) {
+	l, err := f.FS.Lock(name)
+	if err != nil || name != "data/log/LOCK" {
+		return l, err
+	}
+	return slowCloser{l}, nil
+}
+
+type slowCloser struct{ io.Closer }
+
+func (c slowCloser) Close() error {
+	time.Sleep(time.Second)
+	return c.Closer.Close()
+}
+
+// A start that fails lets go of the folder before Open returns, though Pebble
+// takes its time to clean up: the next start finds no lock.
+func TestFailedOpenLetsGoOfFolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewMem()
+		fs, on := failing(slowUnlock{mem}, syscall.ENOSPC, func(op errorfs.Op) bool {
+			return op.Kind == errorfs.OpCreate && strings.Contains(op.Path, "marker.manifest")
+		})
+		on.Store(true)
+		if _, err := Open(testOptions(fs)); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("Open = %v", err)
+		}
+		must(t, mustOpen(t, mem).Close())
 	})
 }

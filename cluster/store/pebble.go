@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -57,8 +58,9 @@ const (
 
 // openPebble opens or creates the Pebble store in dir. A flush that fails while
 // Pebble replays its WAL is tried again by Pebble without end and without a
-// pause. Pebble cannot be told to stop, so it is left behind then, see park: the
-// error makes the process end.
+// pause. Pebble cannot be told to stop, so it is left behind then, with its lock
+// on dir, see park: the error makes the process end. After any other failure
+// openPebble waits until Pebble has let go of dir.
 func (s *Store) openPebble(dir string) (*pebble.DB, error) {
 	if s.cache == nil {
 		s.cache = pebble.NewCache(blockCacheSize)
@@ -68,35 +70,67 @@ func (s *Store) openPebble(dir string) (*pebble.DB, error) {
 		err error
 	}
 	result := make(chan opened, 1)
-	s.replaying.Store(true)
-	defer s.replaying.Store(false)
+	parked := s.replay.begin()
 	go func() {
 		db, err := s.pebbleOpen(dir)
 		result <- opened{db, err}
 	}()
+	var r opened
 	select {
-	case r := <-result:
-		if r.err != nil {
-			return nil, r.err
-		}
-		// A failure does not always come back as an error.
-		select {
-		case err := <-s.replayFailed:
-			return nil, errors.Join(err, closePebble(r.db))
-		default:
-			return r.db, nil
-		}
-	case err := <-s.replayFailed:
+	case r = <-result:
+	case <-parked:
+	}
+	// A failure does not always come back as an error. One that does may have lost
+	// what tells a refusing disk from a damaged one.
+	err := errors.Join(s.replay.end(), r.err)
+	if err != nil && r.db != nil {
+		err = errors.Join(err, closePebble(r.db))
+	}
+	if err != nil {
 		return nil, err
 	}
+	return r.db, nil
 }
 
-// giveUp makes the running openPebble return err.
-func (s *Store) giveUp(err error) {
-	select {
-	case s.replayFailed <- err:
-	default: // an earlier one is waiting to be taken
+// replay gathers what goes wrong while openPebble is running.
+type replay struct {
+	mu      sync.Mutex
+	running bool
+	err     error         // the first failure
+	parked  chan struct{} // closed when a failure keeps Pebble from returning
+}
+
+func (r *replay) begin() (parked <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running, r.err, r.parked = true, nil, make(chan struct{})
+	return r.parked
+}
+
+// end returns the first failure since begin.
+func (r *replay) end() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running = false
+	return r.err
+}
+
+// fail makes the running openPebble return err, at once if Pebble will not
+// return. It reports whether one is running.
+func (r *replay) fail(err error, park bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running {
+		return false
 	}
+	if r.err == nil {
+		r.err = err
+	}
+	if park {
+		r.running = false
+		close(r.parked)
+	}
+	return true
 }
 
 // pebbleOpen turns the panics into which some kinds of damage drive Pebble into
@@ -108,7 +142,7 @@ func (s *Store) pebbleOpen(dir string) (db *pebble.DB, err error) {
 		}
 	}()
 	o := &pebble.Options{
-		FS:                          s.fs,
+		FS:                          s.pebbleFS(),
 		Cache:                       s.cache,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks, // tells a damaged WAL from one that ends
 		MemTableSize:                memTableSize,
@@ -172,8 +206,7 @@ func (s *Store) background(err error) {
 
 // park ends the goroutine of a flush that failed while the WAL is replayed.
 func (s *Store) park(err error) {
-	if s.replaying.Load() {
-		s.giveUp(err)
+	if s.replay.fail(err, true) {
 		runtime.Goexit()
 	}
 }
@@ -199,11 +232,11 @@ func (l pebbleLog) Fatalf(format string, args ...any) {
 			err = &pebbleError{text: err.Error(), cause: e}
 		}
 	}
-	if l.s.replaying.Load() {
-		l.s.giveUp(err)
-		return
+	// What Pebble does next is return the error, or report it again as one of
+	// background work.
+	if !l.s.replay.fail(err, false) {
+		_ = l.s.fail(err)
 	}
-	_ = l.s.fail(err)
 }
 
 type pebbleError struct {

@@ -96,12 +96,11 @@ type Store struct {
 	closed bool
 	idle   chan struct{} // closed when closed is set and calls is 0
 
-	opening      atomic.Bool // errors are returned by Open instead of going to Fatal
-	replaying    atomic.Bool // openPebble is running
-	replayFailed chan error  // capacity 1; what openPebble is to return
-	damaged      atomic.Bool // Pebble met corruption while opening is set
-	failure      atomic.Pointer[failedError]
-	slow         slowDisk
+	opening atomic.Bool // errors are returned by Open instead of going to Fatal
+	replay  replay
+	damaged atomic.Bool // Pebble met corruption while opening is set
+	failure atomic.Pointer[failedError]
+	slow    slowDisk
 }
 
 // slowDisk counts writes that took too long or met a full disk.
@@ -134,8 +133,7 @@ func Open(o Options) (*Store, error) {
 		o.Incarnation = randomIncarnation
 	}
 	s := &Store{opts: o, dir: o.Dir, fs: o.FS, log: o.Logger, nodeLock: newLock(), groupLock: newLock(),
-		groups: map[uint32]*Group{}, snaps: map[uint32]*SnapshotStore{}, scans: map[uint32]*scanResult{}, idle: make(chan struct{}),
-		replayFailed: make(chan error, 1)}
+		groups: map[uint32]*Group{}, snaps: map[uint32]*SnapshotStore{}, scans: map[uint32]*scanResult{}, idle: make(chan struct{})}
 	if o.FS == vfs.Default {
 		// The lock of one process is known by the path's spelling.
 		abs, err := filepath.Abs(o.Dir)
