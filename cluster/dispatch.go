@@ -252,10 +252,13 @@ func (n *Node) onLeader(l *peerpb.Leader) {
 	}
 }
 
-// attach tells the partition's leader where our connections stand.
-func (n *Node) attach(g *ingress, partition uint32) {
+// attach tells the partition's leader where our connections stand, after frames of
+// it may have been lost.
+func (n *Node) attach(g *ingress, partition uint32) { n.sendAttach(g, partition, true) }
+
+func (n *Node) sendAttach(g *ingress, partition uint32, lost bool) {
 	node := n.leaders.node(partition)
-	for _, a := range g.parts[partition].attach(g.id, n.nonce()) {
+	for _, a := range g.parts[partition].attach(g.id, n.nonce(), lost) {
 		n.send(node, &peerpb.Frame{Body: &peerpb.Frame_Attach{Attach: a}})
 	}
 }

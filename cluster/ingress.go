@@ -67,6 +67,9 @@ type releasing struct {
 	// pending: the Release is committed, and PUBCOMP waits for the retained
 	// partition to store the message.
 	pending bool
+	// unsure: an Attach went out before the Release was known to be committed, so
+	// that its answer, Completed, may have been missed.
+	unsure bool
 }
 
 func (r *releasing) finish(err error) {
@@ -362,8 +365,9 @@ func (p *ingressPart) whenSettled(version uint64, done func()) {
 	done()
 }
 
-// attach lists where every connection of the partition stands.
-func (p *ingressPart) attach(gateway, nonce uint64) []*peerpb.Attach {
+// attach lists where every connection of the partition stands. lost: frames of the
+// leader may have been lost before.
+func (p *ingressPart) attach(gateway, nonce uint64, lost bool) []*peerpb.Attach {
 	const perFrame = 2048
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -377,8 +381,14 @@ func (p *ingressPart) attach(gateway, nonce uint64) []*peerpb.Attach {
 			frames = append(frames, last)
 		}
 		as := &peerpb.AttachSession{ClientId: c.client, Epoch: c.epoch, Position: s.seq}
-		for id := range s.releasing {
-			as.Releasing = append(as.Releasing, uint32(id))
+		for id, r := range s.releasing {
+			// A partition that has not seen the Release yet has nothing to complete
+			// either, and would say that it is done.
+			if r.pending {
+				as.Releasing = append(as.Releasing, uint32(id))
+			} else if lost {
+				r.unsure = true
+			}
 		}
 		last.Sessions = append(last.Sessions, as)
 	}

@@ -135,10 +135,14 @@ func (n *Node) Release(clientID string, epoch uint64, packetID uint16, done func
 	}
 	op := &logpb.Release{ClientId: clientID, Epoch: epoch, PacketId: uint32(packetID)}
 	p.ask(&logpb.Op{Body: &logpb.Op_Release{Release: op}}, func(code uint32, _ []byte, err error) {
-		if err == nil && code == fsm.CodePending && p.pendRelease(connection{clientID, epoch}, packetID) {
-			return // Completed will come, by itself or after an Attach
-		}
 		if err == nil && code == fsm.CodePending {
+			waits, unsure := p.pendRelease(connection{clientID, epoch}, packetID)
+			if unsure {
+				n.sendAttach(g, p.partition, false)
+			}
+			if waits {
+				return // Completed will come, by itself or after an Attach
+			}
 			err = flow.ErrFenced // the next connection gets the PUBCOMP
 		} else {
 			err = opError(code, err)
@@ -173,15 +177,17 @@ func (p *ingressPart) startRelease(c connection, packetID uint16, done func(erro
 }
 
 // pendRelease notes that PUBCOMP has to wait; false: there is nobody to wait.
-func (p *ingressPart) pendRelease(c connection, packetID uint16) bool {
+// unsure: only another Attach tells whether it is due already.
+func (p *ingressPart) pendRelease(c connection, packetID uint16) (waits, unsure bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.sessions[c]
 	if s == nil || s.fenced || s.releasing[packetID] == nil {
-		return s == nil || !s.fenced
+		return s == nil || !s.fenced, false
 	}
-	s.releasing[packetID].pending = true
-	return true
+	r := s.releasing[packetID]
+	r.pending = true
+	return true, r.unsure
 }
 
 // endRelease answers a PUBREL, if it is not answered.

@@ -961,7 +961,7 @@ type AttachSession struct {
 	ClientId      string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Position      uint64                 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
-	Releasing     []uint32               `protobuf:"varint,4,rep,packed,name=releasing,proto3" json:"releasing,omitempty"` // packet ids whose Release is not completed
+	Releasing     []uint32               `protobuf:"varint,4,rep,packed,name=releasing,proto3" json:"releasing,omitempty"` // packet ids whose Release is committed and not known to be completed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
