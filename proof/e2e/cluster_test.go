@@ -365,8 +365,8 @@ func (n *Node) Status() (s Status, err error) {
 	return s, err
 }
 
-// dropped is how many messages the nodes have dropped, and how often links between them broke.
-func (c *Cluster) dropped() (sum float64) {
+// counted sums the metrics of all nodes whose name and labels begin with one of the prefixes.
+func (c *Cluster) counted(prefixes ...string) (sum float64) {
 	c.t.Helper()
 	for _, n := range c.Nodes {
 		resp, err := http.Get("http://" + n.HTTP + "/metrics")
@@ -376,7 +376,7 @@ func (c *Cluster) dropped() (sum float64) {
 		lines := bufio.NewScanner(resp.Body)
 		for lines.Scan() {
 			line := lines.Text()
-			if !strings.HasPrefix(line, "flotilla_messages_dropped_total") && !strings.HasPrefix(line, "flotilla_peer_links_down_total") {
+			if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(line, p) }) {
 				continue
 			}
 			value := line[strings.LastIndexByte(line, ' ')+1:]
