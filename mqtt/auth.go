@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"crypto/tls"
 	"net"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
@@ -12,7 +13,12 @@ type Client struct {
 	Username string
 	Protocol byte // packet.V31, V311 or V5
 	Listener string
-	Remote   net.Addr // nil where the transport has none
+	// Remote is where the client is: what a PROXY header says, if there was one; nil
+	// where the transport has none.
+	Remote net.Addr
+	// TLS is what the handshake brought, the client's certificates among it; nil: the
+	// connection is not TLS. It is read-only.
+	TLS *tls.ConnectionState
 }
 
 // Authenticator decides who may connect and do what. All methods may be called

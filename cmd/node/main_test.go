@@ -41,6 +41,7 @@ type fakeBroker struct {
 	done   chan struct{}
 	err    error
 	closed chan struct{}
+	reload chan struct{}
 }
 
 func startFake(_ context.Context, cfg *config.Config, _ string, _ *slog.Logger) (broker, error) {
@@ -51,12 +52,13 @@ func startFake(_ context.Context, cfg *config.Config, _ string, _ *slog.Logger) 
 }
 
 func newFake(node string) *fakeBroker {
-	return &fakeBroker{node: node, done: make(chan struct{}), closed: make(chan struct{})}
+	return &fakeBroker{node: node, done: make(chan struct{}), closed: make(chan struct{}), reload: make(chan struct{})}
 }
 
 func (f *fakeBroker) Ready() (bool, []string, []string) { return true, nil, nil }
 func (f *fakeBroker) Status() admin.Status              { return admin.Status{Node: f.node, Ready: true} }
 func (f *fakeBroker) Metrics() admin.Metrics            { return admin.Metrics{} }
+func (f *fakeBroker) Reload()                           { f.reload <- struct{}{} }
 func (f *fakeBroker) Done() <-chan struct{}             { return f.done }
 func (f *fakeBroker) Err() error                        { return f.err }
 func (f *fakeBroker) Close(context.Context) error       { close(f.closed); return nil }

@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
@@ -22,6 +24,8 @@ const stopTime = 10 * time.Second
 // broker is a running node.
 type broker interface {
 	admin.Node
+	// Reload reads what may change while the node runs: certificates, lists.
+	Reload()
 	// Done is closed when the node has ended by itself, since going on would
 	// break a promise; Err says why.
 	Done() <-chan struct{}
@@ -59,6 +63,9 @@ func (p *program) serve(ctx context.Context, args []string) error {
 }
 
 func (p *program) serveNode(ctx context.Context, cfg *config.Config, http *admin.Server, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1) // before the start, which a SIGHUP must not end
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	began := time.Now()
 	b, err := p.start(ctx, cfg, buildVersion(), log)
 	if err != nil {
@@ -75,15 +82,26 @@ func (p *program) serveNode(ctx context.Context, cfg *config.Config, http *admin
 	log.Info("node started", "version", buildVersion(), "mqtt", strings.Join(mqtt, ","), "http", http.Addr(),
 		"data", cfg.Data, "took", time.Since(began).Round(time.Millisecond))
 
-	select {
-	case <-ctx.Done():
-		log.Info("node stops")
-	case <-b.Done():
-		err = fmt.Errorf("the node had to stop: %w", b.Err())
-	}
+	err = await(ctx, b, hangup, log)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
 	return errors.Join(err, b.Close(end))
+}
+
+// await waits until the node is told to end, or must. Until then it reloads on request.
+func await(ctx context.Context, b broker, hangup <-chan os.Signal, log *slog.Logger) error {
+	for {
+		select {
+		case <-ctx.Done():
+			log.Info("node stops")
+			return nil
+		case <-b.Done():
+			return fmt.Errorf("the node had to stop: %w", b.Err())
+		case <-hangup:
+			log.Info("SIGHUP: certificates and lists are read again")
+			b.Reload()
+		}
+	}
 }
 
 func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {

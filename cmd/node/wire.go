@@ -14,6 +14,7 @@ import (
 	"github.com/flotilla-mqtt/flotilla/cluster/control"
 	"github.com/flotilla-mqtt/flotilla/cluster/discovery"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/watch"
 	"github.com/flotilla-mqtt/flotilla/mqtt"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
@@ -27,6 +28,7 @@ type node struct {
 	cluster *cluster.Node
 	gateway *mqtt.Server
 	fsync   *histogram
+	watch   *watch.Watcher // of files that may change while the node runs
 
 	serving sync.WaitGroup
 	done    chan struct{} // closed by the first fatal error
@@ -42,8 +44,10 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
+	n.watch = watch.New(watchInterval)
 	var listeners []net.Listener
 	closeAll := func() {
+		n.watch.Close()
 		for _, l := range listeners {
 			_ = l.Close() // the error that made us give up is the one that counts
 		}
@@ -79,6 +83,12 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 	}
 	return n, nil
 }
+
+// watchInterval is how often files are looked at that may change while the node runs.
+const watchInterval = 2 * time.Second
+
+// Reload reads those files now.
+func (n *node) Reload() { n.watch.Trigger() }
 
 // limitMemory tells the runtime the limit of --memory-limit, so that it collects
 // harder instead of outgrowing it.
@@ -190,6 +200,7 @@ const clientsTime = 1500 * time.Millisecond
 // Close ends the node in order: leaderships, clients, groups, stores. After a
 // failure it waits for nothing: the others notice.
 func (n *node) Close(ctx context.Context) error {
+	n.watch.Close()
 	if n.Err() != nil {
 		return nil
 	}
