@@ -29,11 +29,15 @@ type Options struct {
 	// Bind is the host:port to listen on, UDP and TCP; port 0 takes a free one.
 	Bind string
 	// Advertise is the host at which others reach us; default: Bind's, or a
-	// private address of this machine.
+	// private address of this machine. A name gives way to an address in Bind:
+	// it may still stand for where this node was before its restart.
 	Advertise string
-	// Join are host or host:port of nodes to begin with. Names are looked up
-	// each time, and stand for all their addresses. The default port is ours.
+	// Join are host, host:port or SRV names (_service._proto.name) of nodes to
+	// begin with. Names are looked up each time, and stand for all their
+	// addresses. The default port is ours.
 	Join []string
+	// Resolver looks up the names in Join; default: net.DefaultResolver.
+	Resolver Resolver
 	// Key encrypts gossip: 16, 24 or 32 bytes; nil: no encryption.
 	Key []byte
 	// Meta keeps the last known addresses; nil: they are forgotten.
@@ -100,6 +104,9 @@ func Open(o Options) (*Gossip, error) {
 	if o.OnFatal == nil {
 		o.OnFatal = func(error) {}
 	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
 	g := &Gossip{
 		opt: o, log: o.Logger, self: o.Self,
 		wake: make(chan struct{}, 1), tell: make(chan struct{}, 1),
@@ -139,7 +146,8 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 		c.BindAddr = bind.IP.String()
 	}
 	c.AdvertisePort = bind.Port
-	if g.opt.Advertise != "" {
+	named := g.opt.Advertise != "" && net.ParseIP(g.opt.Advertise) == nil
+	if bound := bind.IP != nil && !bind.IP.IsUnspecified(); g.opt.Advertise != "" && !(named && bound) {
 		ip, err := net.ResolveIPAddr("ip", g.opt.Advertise)
 		if err != nil {
 			return nil, fmt.Errorf("discovery: advertised host %q: %w", g.opt.Advertise, err)
@@ -267,32 +275,6 @@ func (g *Gossip) joinOnce(ctx context.Context) bool {
 		g.complete = true
 	}
 	return g.complete
-}
-
-// seeds are the addresses of Join without our own; sure is false if a name
-// could not be looked up.
-func (g *Gossip) seeds(ctx context.Context) (addrs []string, sure bool) {
-	sure = true
-	self := g.Addr()
-	_, ours, _ := net.SplitHostPort(self) // it is one that we have joined ourselves
-	for _, s := range g.opt.Join {
-		host, port, err := net.SplitHostPort(s)
-		if err != nil {
-			host, port = s, ours
-		}
-		ips, err := net.DefaultResolver.LookupHost(ctx, host)
-		if err != nil {
-			g.log.Debug("discovery: look-up failed", "host", host, "error", err)
-			sure = false
-			continue
-		}
-		for _, ip := range ips {
-			if addr := net.JoinHostPort(ip, port); addr != self {
-				addrs = append(addrs, addr)
-			}
-		}
-	}
-	return addrs, sure
 }
 
 // missing are the gossip addresses of nodes that are known and not seen.

@@ -5,6 +5,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -96,7 +97,7 @@ func (o *Options) check() error {
 		{"qos", int(o.QoS), 0, 2},
 		{"window", o.Window, min(1, int(o.QoS)), 65535},
 		{"size", o.Size, MinSize, 256 << 20},
-		{"count", o.Count, 0, 1 << 40},
+		{"count", o.Count, 0, math.MaxInt},
 		{"idle", o.Idle, 0, 1_000_000},
 	}
 	for _, l := range limits {

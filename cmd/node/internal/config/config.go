@@ -35,7 +35,7 @@ type Config struct {
 	HTTPAddr   string // HOST:PORT for health, metrics and status
 	Advertise  string // the host under which the other nodes reach this one; empty: see AdvertiseHost
 
-	Join       []string // gossip addresses of other nodes
+	Join       []string // gossip addresses of other nodes: HOST:PORT, HOST or an SRV name
 	Expect     int      // how many nodes found the cluster together; 0: this node only joins an existing one
 	Partitions int      // number of partitions, fixed when the cluster is founded
 

@@ -81,7 +81,7 @@ func TestConfigFileFromEnvironment(t *testing.T) {
 func TestSameNamesEverywhere(t *testing.T) {
 	values := map[string]string{
 		"node": "n7", "data": "/d", "mqtt-addr": "127.0.0.1:10", "peer-addr": "127.0.0.1:11",
-		"gossip-addr": "127.0.0.1:12", "http-addr": "127.0.0.1:13", "advertise": "h7", "join": "a:1,b:2",
+		"gossip-addr": "127.0.0.1:12", "http-addr": "127.0.0.1:13", "advertise": "h7", "join": "a:1,b,_g._tcp.c,[fd00::1]:2",
 		"expect": "3", "partitions": "4", "log-level": "debug", "log-format": "json", "allow-anonymous": "true",
 		"memory-limit": "2GiB", "disk-reserve": "1GiB", "max-connections": "77", "max-packet-size": "2MiB",
 		"receive-maximum": "9", "topic-alias-maximum": "8", "connect-timeout": "3s", "max-keep-alive": "1m0s",
@@ -141,7 +141,8 @@ func TestErrorsNameSettingValueSourceAndAllowed(t *testing.T) {
 		{"too large", "", []string{"--receive-maximum=65536"}, nil, "receive-maximum", "65536", "--receive-maximum", "1 to 65535"},
 		{"too small", "", []string{"--partitions=0"}, nil, "partitions", "0", "--partitions", "1 to 1024"},
 		{"port", "", []string{"--http-addr=localhost:65536"}, nil, "http-addr", "localhost:65536", "--http-addr", "port"},
-		{"join without port", "join: [a:1, b]\n", nil, nil, "join", "a:1,b", "node.yaml:1", "HOST:PORT"},
+		{"join at no port", "join: [a:1, 'b:0']\n", nil, nil, "join", "a:1,b:0", "node.yaml:1", "HOST:PORT"},
+		{"SRV name with a port", "", []string{"--join=_gossip._tcp.b:1"}, nil, "join", "_gossip._tcp.b:1", "--join", "_gossip._tcp"},
 		{"name", "", []string{"--node=a#b"}, nil, "node", "a#b", "--node", "letters"},
 		{"advertise with port", "", []string{"--advertise=h:1"}, nil, "advertise", "h:1", "--advertise", "without a port"},
 		{"bool", "", nil, []string{"FLOTILLA_ALLOW_ANONYMOUS=yes"}, "allow-anonymous", "yes", "FLOTILLA_ALLOW_ANONYMOUS", "true or false"},

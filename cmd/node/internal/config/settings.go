@@ -206,8 +206,8 @@ func oneOf[T any, S ~string](name, usage string, values []S, field func(*T) *S) 
 
 func join() setting[Config] {
 	return setting[Config]{
-		name: "join", kind: "HOST:PORT,…", usage: "gossip addresses of other nodes",
-		allowed: "HOST:PORT, several separated by commas, each with a port of 1 to 65535",
+		name: "join", kind: "HOST:PORT,…", usage: "gossip addresses of other nodes; a DNS name stands for all its addresses, and is looked up until the node is in",
+		allowed: "HOST:PORT, HOST (with the port of --gossip-addr) or an SRV name such as _gossip._tcp.example.org, several separated by commas",
 		get:     func(c *Config) string { return strings.Join(c.Join, ",") },
 		set: func(c *Config, v string) error {
 			var list []string
@@ -216,7 +216,7 @@ func join() setting[Config] {
 				if item == "" {
 					continue
 				}
-				if !validAddr(item) || strings.HasSuffix(item, ":0") {
+				if !validJoin(item) {
 					return errNotAllowed
 				}
 				list = append(list, item)

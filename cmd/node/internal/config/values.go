@@ -88,6 +88,12 @@ func validAddr(s string) bool {
 	return err == nil && n <= 65535
 }
 
+// validJoin: a host with or without a port, or an SRV name, which has its ports
+// in the records.
+func validJoin(s string) bool {
+	return validHost(s) || validAddr(s) && !strings.HasSuffix(s, ":0") && !strings.HasPrefix(s, "_")
+}
+
 // Loopback reports whether only this machine can reach a listener at addr.
 // Names other than localhost are not looked up: what they mean can change.
 func Loopback(addr string) bool {
