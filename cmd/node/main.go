@@ -57,6 +57,7 @@ func commands() []command {
 		{"serve", "run one node", (*program).serve},
 		{"status", "show the cluster as one node sees it", (*program).status},
 		{"run", "run a cluster of several nodes on this machine, to try things out", (*program).runLocal},
+		{"prestop", "drain this pod's node if its StatefulSet is scaled down (Kubernetes)", (*program).prestop},
 		{"bench", "put load on brokers and measure them", (*program).bench},
 		{"version", "print the version", (*program).version},
 		{"help", "print this list", (*program).help},
