@@ -38,8 +38,9 @@ type Options struct {
 	Join []string
 	// Resolver looks up the names in Join; default: net.DefaultResolver.
 	Resolver Resolver
-	// Key encrypts gossip: 16, 24 or 32 bytes; nil: no encryption.
-	Key []byte
+	// Keys encrypt gossip: each of 16, 24 or 32 bytes; none: no encryption. The first
+	// is what we send with, all are accepted.
+	Keys [][]byte
 	// Meta keeps the last known addresses; nil: they are forgotten.
 	Meta   MetaStore
 	Logger *slog.Logger // default: discard
@@ -52,6 +53,7 @@ type Gossip struct {
 	opt  Options
 	log  *slog.Logger
 	list *memberlist.Memberlist
+	keys *keyring      // nil: no encryption
 	wake chan struct{} // cap 1: something about a node has changed
 	tell chan struct{} // cap 1: something about us has changed
 
@@ -64,6 +66,8 @@ type Gossip struct {
 	// seen are the live nodes, this one too, by name. It is a copy that the
 	// events keep, because what memberlist.Members returns is not safe to read.
 	seen     map[string]node
+	refused  uint64           // packets and streams that no key fits
+	told     time.Time        // when that was logged last
 	complete bool             // an address to join at was reached, or there is none
 	cache    map[string]known // last known, by name
 }
@@ -124,6 +128,9 @@ func Open(o Options) (*Gossip, error) {
 		return nil, err
 	}
 	if g.list, err = memberlist.Create(conf); err != nil {
+		if conf.Transport != nil {
+			err = errors.Join(err, conf.Transport.Shutdown())
+		}
 		return nil, fmt.Errorf("discovery: gossip on %s: %w", o.Bind, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -154,7 +161,6 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 		}
 		c.AdvertiseAddr = ip.String()
 	}
-	c.SecretKey = g.opt.Key
 	// What a node tells about itself right after its start may pass those by who
 	// join it at that moment; exchanging whole states mends it. They are small.
 	c.PushPullInterval = 2 * time.Second
@@ -163,7 +169,10 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.Delegate, c.Events, c.Conflict = delegate{g}, events{g}, conflicts{g}
 	c.Logger = stdLogger(g.log)
 	c.LogOutput = nil
-	return c, nil
+	if len(g.opt.Keys) > 0 {
+		err = g.encrypt(c)
+	}
+	return c, err
 }
 
 // Addr is the host:port at which others reach our gossip.

@@ -2,7 +2,12 @@ package discovery
 
 import (
 	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -165,4 +170,109 @@ func TestTable(t *testing.T) {
 	if addr, ok := b.Resolve("a"); !ok || addr != "1" {
 		t.Error("its address is forgotten")
 	}
+}
+
+func key(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
+
+// A node without the right key sees nobody and is seen by nobody, and both sides count it.
+func TestKeys(t *testing.T) {
+	var log syncBuffer
+	a := open(t, Options{Self: Peer{Name: "a", Addr: "127.0.0.1:1"}, Keys: [][]byte{key(1)}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	b := open(t, Options{Self: Peer{Name: "b", Addr: "127.0.0.1:2"}, Keys: [][]byte{key(1)}, Join: []string{a.Addr()}})
+	until(t, "they see each other", func() bool { return names(a.Peers()) == "b" && names(b.Peers()) == "a" })
+	if a.Refused()+b.Refused() != 0 {
+		t.Error("friends were refused")
+	}
+	wrong := open(t, Options{Self: Peer{Name: "wrong"}, Keys: [][]byte{key(2)}, Join: []string{a.Addr()}})
+	until(t, "the wrong key is refused, twice", func() bool { return a.Refused() >= 2 && wrong.Refused() >= 1 })
+	before := a.Refused()
+	plain := open(t, Options{Self: Peer{Name: "plain"}, Join: []string{a.Addr()}})
+	until(t, "no key is refused", func() bool { return a.Refused() >= before+4 })
+	if names(a.Peers()) != "b" || len(wrong.Peers()) != 0 || len(plain.Peers()) != 0 || wrong.Complete() || plain.Complete() {
+		t.Errorf("seen: %q %q %q", names(a.Peers()), names(wrong.Peers()), names(plain.Peers()))
+	}
+	if !strings.Contains(log.String(), "check=gossip_key") {
+		t.Errorf("not logged:\n%s", log.String())
+	}
+	if err := plain.SetKeys([][]byte{key(1)}); !errors.Is(err, errPlain) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The key is replaced node by node while they gossip.
+func TestKeyRotation(t *testing.T) {
+	older, newer := key(1), key(2)
+	a := open(t, Options{Self: Peer{Name: "a", Addr: "127.0.0.1:1"}, Keys: [][]byte{older}})
+	b := open(t, Options{Self: Peer{Name: "b", Addr: "127.0.0.1:2"}, Keys: [][]byte{older}, Join: []string{a.Addr()}})
+	nodes := []*Gossip{a, b}
+	n := 0
+	hear := func() {
+		t.Helper()
+		for i, from := range nodes {
+			n++
+			addr := fmt.Sprintf("127.0.0.1:%d", 100+n)
+			from.Announce(Peer{Addr: addr})
+			until(t, "news at "+addr, func() bool { got, _ := nodes[1-i].Resolve(from.opt.Self.Name); return got == addr })
+		}
+	}
+	hear()
+	for _, keys := range [][][]byte{{older, newer}, {newer, older}, {newer}} {
+		for _, g := range nodes {
+			if err := g.SetKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			hear()
+		}
+	}
+	if a.Refused()+b.Refused() != 0 {
+		t.Errorf("refused %d and %d", a.Refused(), b.Refused())
+	}
+	late := open(t, Options{Self: Peer{Name: "late"}, Keys: [][]byte{older}, Join: []string{a.Addr()}})
+	until(t, "the old key is refused", func() bool { return a.Refused() > 0 })
+	if len(late.Peers()) != 0 {
+		t.Error("the old key still opens")
+	}
+}
+
+func TestReadKeys(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	good := base64.StdEncoding.EncodeToString(key(1))
+	for _, tc := range []struct {
+		text string
+		keys int
+		err  error
+	}{
+		{"# ours\n" + good + " # now\n\n" + base64.StdEncoding.EncodeToString(key(2)), 2, nil},
+		{"\n# nothing\n", 0, errNoKeys},
+		{base64.StdEncoding.EncodeToString([]byte("short")), 0, errKeySize},
+		{"?", 0, base64.CorruptInputError(0)},
+	} {
+		if err := os.WriteFile(file, []byte(tc.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if keys, err := ReadKeys(file); len(keys) != tc.keys || !errors.Is(err, tc.err) {
+			t.Errorf("%q: %d keys, %v", tc.text, len(keys), err)
+		}
+	}
+	if _, err := ReadKeys(file + "x"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// syncBuffer may be written and read at once.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -47,6 +48,7 @@ const (
 func (t *Transport) serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(t.opts.Credentials),
+		grpc.UnaryInterceptor(t.checkCall),
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
@@ -154,7 +156,7 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
-	err = cc.Invoke(ctx, method, args, reply, opts...)
+	err = cc.Invoke(c.t.outgoing(ctx), method, args, reply, opts...)
 	if status.Code(err) == codes.Canceled && ctx.Err() == nil {
 		// The connection was dropped, not the call: the caller may try again.
 		return status.Error(codes.Unavailable, ErrLinkDown.Error())
@@ -177,10 +179,37 @@ func (t *Transport) outgoing(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, metaCluster, h.ClusterId, metaNode, h.Node)
 }
 
-// checkStream refuses a stream from another cluster.
+// named is what credentials say of a peer that they know by name.
+type named interface{ Names(node string) error }
+
+// checkName refuses a peer that claims to be a node which its certificate does not name.
+func checkName(ctx context.Context, node string) error {
+	p, ok := grpcpeer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	if info, ok := p.AuthInfo.(named); ok && info.Names(node) != nil {
+		return status.Error(codes.PermissionDenied, "the certificate does not name the node")
+	}
+	return nil
+}
+
+// checkCall is checkName for unary calls.
+func (t *Transport) checkCall(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if err := checkName(ctx, first(md, metaNode)); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
+}
+
+// checkStream refuses a stream from another cluster, or under another's name.
 func (t *Transport) checkStream(ctx context.Context) (node string, err error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	node, theirs, ours := first(md, metaNode), first(md, metaCluster), t.hello().ClusterId
+	if err := checkName(ctx, node); err != nil {
+		return node, err
+	}
 	if theirs != "" && ours != "" && theirs != ours {
 		t.stats.refusedPeers[refusedCluster].Add(1)
 		t.log.Error("refused a peer of another cluster", "peer", node, "theirs", theirs, "ours", ours)

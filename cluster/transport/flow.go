@@ -235,8 +235,8 @@ func (f *outboundFlow) take(batch *peerpb.FrameBatch) (bytes int) {
 	return bytes
 }
 
-// checkHello judges a peer's Hello; want is the node we meant to reach, empty
-// for an incoming stream.
+// checkHello judges a peer's Hello; want is the node we meant to reach, or the one
+// that an incoming stream is said to be of.
 func (t *Transport) checkHello(h *peerpb.Hello, want string) error {
 	ours := t.hello()
 	var why string
@@ -251,7 +251,7 @@ func (t *Transport) checkHello(h *peerpb.Hello, want string) error {
 	case h.GetNode() == "":
 		kind, why = refusedHello, "no node name"
 	case want != "" && h.GetNode() != want:
-		kind, why = refusedNode, fmt.Sprintf("node %q answers at the address of %q", h.GetNode(), want)
+		kind, why = refusedNode, fmt.Sprintf("node %q speaks in the place of %q", h.GetNode(), want)
 	default:
 		return nil
 	}

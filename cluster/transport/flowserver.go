@@ -30,6 +30,7 @@ type inboundNode struct {
 
 // inboundFlow is a stream that a node sends its frames on.
 type inboundFlow struct {
+	node     string        // who it says it is; its Hello must say the same
 	replaced chan struct{} // closed when a newer stream of the node wants its place
 	once     sync.Once
 }
@@ -40,12 +41,13 @@ func (in *inboundFlow) replace() { in.once.Do(func() { close(in.replaced) }) }
 // one sends signs of life and decides when the stream ends.
 func (s flowService) Frames(stream peerpb.Flow_FramesServer) error {
 	t := s.t
-	if _, err := t.checkStream(stream.Context()); err != nil {
+	claimed, err := t.checkStream(stream.Context())
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	in := &inboundFlow{replaced: make(chan struct{})}
+	in := &inboundFlow{node: claimed, replaced: make(chan struct{})}
 	ready := make(chan string) // the node's name, once its frames may be delivered
 	if !t.goIfOpen(func() { cancel(s.read(ctx, cancel, stream, in, ready)) }) {
 		return status.Error(codes.Unavailable, ErrClosed.Error())
@@ -100,7 +102,7 @@ func (s flowService) read(ctx context.Context, cancel context.CancelCauseFunc, s
 		return err
 	}
 	hello := firstHello(batch)
-	if err := t.checkHello(hello, ""); err != nil {
+	if err := t.checkHello(hello, in.node); err != nil {
 		return err
 	}
 	watch.Stop()
