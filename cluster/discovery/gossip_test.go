@@ -194,7 +194,7 @@ func TestKeys(t *testing.T) {
 	if !strings.Contains(log.String(), "check=gossip_key") {
 		t.Errorf("not logged:\n%s", log.String())
 	}
-	if err := plain.SetKeys([][]byte{key(1)}); !errors.Is(err, errPlain) {
+	if _, err := plain.SetKeys([][]byte{key(1)}); !errors.Is(err, errPlain) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -218,8 +218,10 @@ func TestKeyRotation(t *testing.T) {
 	hear()
 	for _, keys := range [][][]byte{{older, newer}, {newer, older}, {newer}} {
 		for _, g := range nodes {
-			if err := g.SetKeys(keys); err != nil {
-				t.Fatal(err)
+			for i := range 2 {
+				if changed, err := g.SetKeys(keys); err != nil || changed != (i == 0) {
+					t.Fatal(changed, err)
+				}
 			}
 			hear()
 		}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +58,9 @@ func ReadKeys(file string) (keys [][]byte, err error) {
 type keyring struct {
 	ring    *memberlist.Keyring
 	ciphers atomic.Pointer[[]cipher.AEAD]
+
+	mu   sync.Mutex // one set at a time
+	keys [][]byte   // mu
 }
 
 func newKeyring(keys [][]byte) (*keyring, error) {
@@ -65,12 +69,26 @@ func newKeyring(keys [][]byte) (*keyring, error) {
 		return nil, err
 	}
 	k := &keyring{ring: ring}
-	return k, k.set(keys)
+	_, err = k.set(keys)
+	return k, err
 }
 
 // set replaces the keys; the first is the primary. Whoever reads meanwhile knows the
 // old keys, the new ones, or both.
-func (k *keyring) set(keys [][]byte) error {
+func (k *keyring) set(keys [][]byte) (changed bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if slices.EqualFunc(keys, k.keys, bytes.Equal) {
+		return false, nil
+	}
+	if err := k.replace(keys); err != nil {
+		return false, err
+	}
+	k.keys = keys
+	return true, nil
+}
+
+func (k *keyring) replace(keys [][]byte) error {
 	ciphers := make([]cipher.AEAD, len(keys))
 	for i, key := range keys {
 		block, err := aes.NewCipher(key)
@@ -168,10 +186,11 @@ func (g *Gossip) Refused() uint64 {
 
 var errPlain = errors.New("discovery: gossip began without a key; it takes one only at the next start")
 
-// SetKeys replaces the keys; the first is what we send with from now on.
-func (g *Gossip) SetKeys(keys [][]byte) error {
+// SetKeys replaces the keys; the first is what we send with from now on. changed tells
+// whether they are others than before.
+func (g *Gossip) SetKeys(keys [][]byte) (changed bool, err error) {
 	if g.keys == nil {
-		return errPlain
+		return false, errPlain
 	}
 	return g.keys.set(keys)
 }

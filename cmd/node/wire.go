@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flotilla-mqtt/flotilla/cluster"
@@ -29,6 +30,9 @@ type node struct {
 	gateway *mqtt.Server
 	fsync   *histogram
 	watch   *watch.Watcher // of files that may change while the node runs
+	secured secured
+
+	reloadsFailed atomic.Uint64
 
 	serving sync.WaitGroup
 	done    chan struct{} // closed by the first fatal error
@@ -51,6 +55,10 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 		for _, l := range listeners {
 			_ = l.Close() // the error that made us give up is the one that counts
 		}
+	}
+	if err := n.secure(); err != nil {
+		closeAll()
+		return nil, err
 	}
 	for _, l := range cfg.Listeners {
 		ln, err := net.Listen("tcp", l.Addr)
@@ -110,15 +118,16 @@ func (n *node) clusterOptions(host string, peer net.Listener, listeners []net.Li
 		addrs.MQTT = at(listeners[0].Addr())
 	}
 	return cluster.Options{
-		Name: cfg.Node, Dir: cfg.Data, PeerListener: peer,
+		Name: cfg.Node, Dir: cfg.Data, PeerListener: peer, Credentials: n.credentials(),
 		Discover: func(meta discovery.MetaStore) (cluster.Discovery, error) {
 			g, err := discovery.Open(discovery.Options{
 				Self: discovery.Peer{Name: cfg.Node, Addr: addrs.Peer, HTTP: addrs.HTTP, MQTT: addrs.MQTT, Version: n.build},
-				Bind: cfg.GossipAddr, Advertise: host, Join: cfg.Join, Meta: meta, Logger: n.log, OnFatal: n.fail,
+				Bind: cfg.GossipAddr, Advertise: host, Join: cfg.Join, Keys: n.secured.keys, Meta: meta, Logger: n.log, OnFatal: n.fail,
 			})
 			if err != nil {
 				return nil, fmt.Errorf("gossip-addr: %w", err)
 			}
+			n.gossips(g)
 			return g, nil
 		},
 		Expect: cfg.Expect, Partitions: uint32(cfg.Partitions), Version: n.build, Addresses: addrs,

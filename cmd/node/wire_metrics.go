@@ -23,6 +23,8 @@ func (n *node) Metrics() admin.Metrics {
 		Transport: transportMetrics(n.cluster.TransportStats()), Store: storeMetrics(n.cluster.StoreStats()),
 	}
 	out.Store.Fsync = n.fsync.snapshot()
+	n.peersRefused(out.Transport.PeersRefused)
+	out.Security = n.securityMetrics()
 	countDrops(out.Cluster.Dropped, g)
 	out.Cluster.DiskLow = n.cluster.DiskLow()
 	partitions, gateways := n.cluster.Lanes()

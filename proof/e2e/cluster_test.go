@@ -369,26 +369,33 @@ func (n *Node) Status() (s Status, err error) {
 func (c *Cluster) counted(prefixes ...string) (sum float64) {
 	c.t.Helper()
 	for _, n := range c.Nodes {
-		resp, err := http.Get("http://" + n.HTTP + "/metrics")
+		sum += n.counted(prefixes...)
+	}
+	return sum
+}
+
+// counted is that of one node.
+func (n *Node) counted(prefixes ...string) (sum float64) {
+	n.c.t.Helper()
+	resp, err := http.Get("http://" + n.HTTP + "/metrics")
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		line := lines.Text()
+		if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(line, p) }) {
+			continue
+		}
+		value := line[strings.LastIndexByte(line, ' ')+1:]
+		k, err := strconv.ParseFloat(value, 64)
 		if err != nil {
-			c.t.Fatal(err)
+			n.c.t.Fatalf("%q: %v", line, err)
 		}
-		lines := bufio.NewScanner(resp.Body)
-		for lines.Scan() {
-			line := lines.Text()
-			if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(line, p) }) {
-				continue
-			}
-			value := line[strings.LastIndexByte(line, ' ')+1:]
-			k, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				c.t.Fatalf("%q: %v", line, err)
-			}
-			sum += k
-		}
-		if err := errors.Join(lines.Err(), resp.Body.Close()); err != nil {
-			c.t.Fatal(err)
-		}
+		sum += k
+	}
+	if err := errors.Join(lines.Err(), resp.Body.Close()); err != nil {
+		n.c.t.Fatal(err)
 	}
 	return sum
 }

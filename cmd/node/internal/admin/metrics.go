@@ -43,6 +43,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	e.cluster(&m.Cluster)
 	e.transport(&m.Transport)
 	e.store(&m.Store)
+	e.security(&m.Security)
 	e.partitions(n.Status())
 }
 
@@ -109,7 +110,7 @@ func (e emitter) transport(m *TransportMetrics) {
 	e.counter("peer_frames_refused_total", "Frames that a link to another node had no room for.", m.FramesRefused)
 	e.counter("peer_batches_sent_total", "Batches of frames sent to other nodes, pings included.", m.BatchesSent)
 	e.counter("peer_batches_received_total", "Batches of frames received from other nodes, pings included.", m.BatchesReceived)
-	e.counters("peers_refused_total", "Streams of other nodes refused, by reason.", "reason", m.PeersRefused)
+	e.counters("peers_refused_total", "Connections, streams and gossip of other nodes refused, by the check that failed.", "reason", m.PeersRefused)
 	e.counter("peer_links_up_total", "Links to other nodes that came up.", m.LinksUp)
 	e.counter("peer_links_down_total", "Links to other nodes that broke.", m.LinksDown)
 	e.counter("raft_requests_sent_total", "Raft requests sent, of all groups.", m.RaftSent)
@@ -131,6 +132,13 @@ func (e emitter) store(m *StoreMetrics) {
 	e.gauge("store_disk_used_bytes", "Bytes of the log store on disk.", float64(m.DiskUsed))
 	e.gauge("store_memory_bytes", "Bytes of memory tables and block cache.", float64(m.Memory))
 	e.histogram("fsync_duration_seconds", "Time of one durable write of the store.", m.Fsync)
+}
+
+func (e emitter) security(m *SecurityMetrics) {
+	for use, at := range m.CertificateExpiry {
+		e.gauge("certificate_expiry_timestamp_seconds", "When a certificate of this node expires.", at, "use", use)
+	}
+	e.counter("reloads_failed_total", "Times certificates or keys were not replaced since their files were no good.", m.ReloadsFailed)
 }
 
 func (e emitter) partitions(s Status) {

@@ -84,6 +84,13 @@ type Metrics struct {
 	Cluster   ClusterMetrics
 	Transport TransportMetrics
 	Store     StoreMetrics
+	Security  SecurityMetrics
+}
+
+// SecurityMetrics are those of certificates and keys.
+type SecurityMetrics struct {
+	CertificateExpiry map[string]float64 // gauge: Unix seconds, by use
+	ReloadsFailed     uint64
 }
 
 // GatewayMetrics are those of the part that terminates MQTT.

@@ -39,6 +39,8 @@ type Config struct {
 	Expect     int      // how many nodes found the cluster together; 0: this node only joins an existing one
 	Partitions int      // number of partitions, fixed when the cluster is founded
 
+	Security Security
+
 	LogLevel  slog.Level
 	LogFormat string // text or json
 

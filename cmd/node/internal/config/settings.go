@@ -48,6 +48,7 @@ func settings() []setting[Config] {
 		size("disk-reserve", "free disk space below which no more publishes are taken",
 			0, 1<<50, func(c *Config) *Size { return &c.DiskReserve }),
 	}
+	list = append(list, lift(securitySettings(), func(c *Config) *Security { return &c.Security })...)
 	list = append(list, lift(limitSettings(), func(c *Config) *Limits { return &c.Limits })...)
 	list = append(list, lift(sessionSettings(), func(c *Config) *Sessions { return &c.Sessions })...)
 	return append(list, lift(timingSettings(), func(c *Config) *Timing { return &c.Timing })...)

@@ -21,7 +21,7 @@ func (l *loader) finish(hostname func() (string, error)) error {
 		errs = append(errs, l.fault("expect", "0", "at least 1 when there is no --join: nobody would found the cluster"))
 	}
 	errs = append(errs, l.wholeSeconds("max-keep-alive", l.cfg.Limits.MaxKeepAlive),
-		l.wholeSeconds("max-session-expiry", l.cfg.Sessions.MaxExpiry), l.timing(), l.listeners(), l.distinct())
+		l.wholeSeconds("max-session-expiry", l.cfg.Sessions.MaxExpiry), l.timing(), l.security(), l.listeners(), l.distinct())
 	return errors.Join(errs...)
 }
 
