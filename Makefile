@@ -12,7 +12,13 @@ FAULTS      ?= 6
 # detector. Of the simulation, slow under it, a short run follows.
 RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -vE '/proof/(e2e|sim)$$')
 
-.PHONY: help build run test sim race vet lint bench proto
+# Of `make image-tar` and `make release`.
+ARCHS       ?= amd64 arm64
+RELEASES    ?= amd64 arm64 armv7
+REVISION     = $(shell git rev-parse HEAD 2>/dev/null)
+CREATED      = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: help build run test sim race vet lint bench proto image-tar release FORCE
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -24,6 +30,7 @@ run: build ## run a cluster of three nodes on this machine; Ctrl-C stops it, its
 
 test: ## run all tests
 	go test -timeout 20m $(TESTFLAGS) ./...
+	go -C deploy test -timeout 20m $(TESTFLAGS) ./...
 
 sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives
 	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS)
@@ -35,12 +42,32 @@ race: ## run the tests of the packages with goroutines under the race detector
 vet: ## check formatting and run go vet
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
 	go vet ./...
+	go -C deploy vet ./...
 
 lint: vet ## vet, and run the linter
 	go run $(STATICCHECK) ./...
+	cd deploy && go run $(STATICCHECK) ./...
 
 bench: build ## measure three local nodes, beside Mosquitto where it is installed, and write docs/benchmarks.md
 	bin/flotilla bench suite --report docs/benchmarks.md
+
+# The static binary of one architecture; go knows what is up to date.
+bin/linux-%/flotilla: FORCE
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(subst armv7,arm,$*) GOARM=7 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/node
+
+image-tar: $(ARCHS:%=bin/linux-%/flotilla) ## write the container image of ARCHS as bin/flotilla-image.tar, for docker load and ctr images import
+	go -C deploy run ./image -out ../bin/flotilla-image.tar -version $(VERSION) -revision "$(REVISION)" -created $(CREATED) \
+		$(foreach a,$(ARCHS),$(a)=../bin/linux-$(a)/flotilla)
+
+release: $(RELEASES:%=bin/linux-%/flotilla) ## write archives of RELEASES with their checksums to bin/release
+	rm -rf bin/release && mkdir -p bin/release
+	set -e; for arch in $(RELEASES); do \
+		name=flotilla-$(VERSION)-linux-$$arch; mkdir bin/release/$$name; \
+		cp bin/linux-$$arch/flotilla LICENSE README.md CHANGELOG.md deploy/systemd/flotilla.service deploy/systemd/flotilla.yaml bin/release/$$name; \
+		tar -C bin/release --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$(CREATED) -cf - $$name | gzip -9n >bin/release/$$name.tar.gz; \
+		rm -r bin/release/$$name; \
+	done
+	cd bin/release && sha256sum *.tar.gz >SHA256SUMS && cat SHA256SUMS
 
 proto: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(TOOLS)/protoc-gen-go-vtproto ## regenerate the code of proto/
 	$(TOOLS)/buf generate
