@@ -4,13 +4,15 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS       := bin/tools
 # For example TESTFLAGS='-run TestTakeover -v', or -json.
 TESTFLAGS   ?=
+# Addresses of a running broker's nodes for `make conformance`; empty: our own.
+BROKERS     ?=
 # Of `make sim`.
 SEED        ?= 1
 SEEDS       ?= 20
 FAULTS      ?= 6
 # The packages that have goroutines. The end-to-end tests are processes: nothing to see for the race
 # detector. Of the simulation, slow under it, a short run follows.
-RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -vE '/proof/(e2e|sim)$$')
+RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -vE '/proof/(e2e|conformance|sim)$$')
 
 # Of `make image-tar` and `make release`.
 ARCHS       ?= amd64 arm64
@@ -18,7 +20,7 @@ RELEASES    ?= amd64 arm64 armv7
 REVISION     = $(shell git rev-parse HEAD 2>/dev/null)
 CREATED      = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
-.PHONY: help build run test sim race vet lint bench proto image-tar release FORCE
+.PHONY: help build run test conformance sim race vet lint bench proto image-tar release FORCE
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -31,6 +33,9 @@ run: build ## run a cluster of three nodes on this machine; Ctrl-C stops it, its
 test: ## run all tests
 	go test -timeout 20m $(TESTFLAGS) ./...
 	go -C deploy test -timeout 20m $(TESTFLAGS) ./...
+
+conformance: ## run the tables of MQTT scenarios on one node and on three; BROKERS=HOST:PORT,... on a running broker
+	@go test ./proof/conformance -run '^(TestOneNode|TestThreeNodes)$$' -count 1 -v $(if $(BROKERS),-args -brokers $(BROKERS)) | grep -vE '^(=== |    --- PASS)'
 
 sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives
 	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS)

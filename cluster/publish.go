@@ -29,12 +29,12 @@ func (n *Node) Publish(m *flow.Message, done func(bool, error)) {
 	if m.QoS == flow.AtMostOnce {
 		var buf [8]target
 		targets := n.routes.match(m.Topic, buf[:0])
-		if !n.leaseValid() {
-			n.metrics.RouteUnleased.Add(1) // at most once; nobody waits for it
+		if n.leaseValid() {
+			g.publishUnreliable(m, targets, done)
 		} else {
-			g.publishUnreliable(m, targets)
+			n.metrics.RouteUnleased.Add(1) // at most once; nobody waits for it
+			done(len(targets) > 0, nil)
 		}
-		done(len(targets) > 0, nil)
 		return
 	}
 	if g.passable() {
@@ -52,7 +52,7 @@ func (n *Node) Publish(m *flow.Message, done func(bool, error)) {
 
 // publishUnreliable hands a message to the gateways that want it, without an
 // answer. Only a retained one is committed, at its retained partition.
-func (g *ingress) publishUnreliable(m *flow.Message, targets []target) {
+func (g *ingress) publishUnreliable(m *flow.Message, targets []target, done func(bool, error)) {
 	var encoded []byte
 	for _, t := range targets {
 		if isPartition(t.end) || t.want&flow.WantQoS0 == 0 {
@@ -60,11 +60,17 @@ func (g *ingress) publishUnreliable(m *flow.Message, targets []target) {
 		}
 		encoded = g.n.routeTo(t.end, m, encoded)
 	}
-	if m.Retain {
-		op := &logpb.Publish{Message: messageToLog(m), Store: true}
-		g.parts[partitionOf(m.Topic, uint32(len(g.parts)))].ask(
-			&logpb.Op{Body: &logpb.Op_Publish{Publish: op}}, g.n.countRefused)
+	matched := len(targets) > 0
+	if !m.Retain {
+		done(matched, nil)
+		return
 	}
+	op := &logpb.Publish{Message: messageToLog(m), Store: true}
+	g.parts[partitionOf(m.Topic, uint32(len(g.parts)))].ask(&logpb.Op{Body: &logpb.Op_Publish{Publish: op}},
+		func(code uint32, _ []byte, err error) {
+			g.n.countRefused(code, nil, err)
+			done(matched, nil)
+		})
 }
 
 // routeTo hands a message to a gateway on the unreliable path. encoded is its

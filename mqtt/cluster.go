@@ -29,7 +29,8 @@ type Cluster interface {
 	// cluster, and stores it if retained. done(matched, err): for QoS 1 when
 	// everything that PUBACK promises is durable; matched is false if nobody
 	// wanted it (0x10); flow.ErrQuota where a destination had no room. For QoS 0
-	// done may be nil; if not, it is called once the message has been handed on.
+	// done may be nil; if not, it is called once the message has been handed on, a
+	// retained one when it is stored, too.
 	// m.ID is set by the cluster.
 	Publish(m *flow.Message, done func(matched bool, err error))
 

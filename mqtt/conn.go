@@ -196,14 +196,17 @@ func (c *conn) pong() {
 const subscribeOrder = 1000
 
 // gated says whether the reader must not go on: before the session is there, when too
-// much of what it read has no answer yet, and with a PUBLISH also when it would
-// overtake a SUBSCRIBE.
-func (c *conn) gated(publish bool) bool {
+// much of what it read has no answer yet, with a PUBLISH also when it would overtake a
+// SUBSCRIBE, and with a SUBSCRIBE when it would overtake a retained message of QoS 0.
+// next is the packet to come, 0 if there is none yet.
+func (c *conn) gated(next packet.Type) bool {
 	switch c.phase {
 	case phaseConnecting, phaseAttaching:
 		return true
 	case phaseOpen:
-		return c.overloaded() || publish && c.subscribing > 0 && c.srv.now() < c.orderedUntil
+		return c.overloaded() ||
+			next == packet.TypePublish && c.subscribing > 0 && c.srv.now() < c.orderedUntil ||
+			next == packet.TypeSubscribe && c.in != nil && c.in.retaining > 0 && c.srv.now() < c.in.retainingUntil
 	}
 	return false
 }
@@ -225,17 +228,17 @@ func (c *conn) maxUnanswered() int {
 
 // passGate waits until the reader may handle the next packet; false: there will be
 // none. blocked is called once if it has to wait.
-func (c *conn) passGate(publish bool, blocked func()) bool {
+func (c *conn) passGate(next packet.Type, blocked func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gated(publish) {
+	if c.gated(next) {
 		if c.phase == phaseOpen && c.overloaded() {
 			c.srv.metrics.BackPressure.Add(1)
 		}
 		c.mu.Unlock()
 		blocked()
 		c.mu.Lock()
-		for c.gated(publish) {
+		for c.gated(next) {
 			c.readable.Wait()
 		}
 	}

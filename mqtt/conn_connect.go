@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
@@ -68,8 +69,10 @@ func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
 			return packet.QoSNotSupported // [MQTT-3.2.2-12]
 		case w.Message.Retain && !l.RetainAvailable:
 			return packet.RetainNotSupported // [MQTT-3.2.2-13]
-		case c.badTopic(w.Message.Topic):
-			return packet.TopicNameInvalid
+		default:
+			if code := c.badTopic(w.Message.Topic); code != packet.Success {
+				return code
+			}
 		}
 	}
 	if code := c.srv.auth.Authenticate(&c.client, p.Password); code != packet.Success {
@@ -81,15 +84,20 @@ func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
 	return packet.Success
 }
 
-// badTopic says whether clients may not publish to a topic name at all: the names
-// below $SYS are the server's own, and levels are limited.
-func (c *conn) badTopic(name string) bool {
-	const sys = "$SYS"
-	if len(name) >= len(sys) && name[:len(sys)] == sys && (len(name) == len(sys) || name[len(sys)] == '/') {
-		return true
+// badTopic says why no client may publish to a topic name: what is below $SYS is the
+// server's own, and levels are limited.
+func (c *conn) badTopic(name string) packet.ReasonCode {
+	switch {
+	case name == sysRoot || strings.HasPrefix(name, sysRoot+"/"):
+		return packet.NotAuthorized
+	case c.tooDeep(name):
+		return packet.TopicNameInvalid
 	}
-	return c.tooDeep(name)
+	return packet.Success
 }
+
+// sysRoot is the first level of the topics in which the broker speaks of itself.
+const sysRoot = "$SYS"
 
 func (c *conn) tooDeep(s string) bool {
 	n := c.limits.MaxTopicLevels

@@ -23,6 +23,10 @@ type inbound struct {
 	atLeastOnce int
 	// handedOn is the done function of small QoS 0 messages, shared by all.
 	handedOn func(bool, error)
+	// retaining is the number of retained QoS 0 messages that are not stored yet; until
+	// retainingUntil, on Server.now, SUBSCRIBEs wait for them.
+	retaining      int
+	retainingUntil int64
 }
 
 // opened notes a packet identifier, where there is a Receive Maximum to check.
@@ -112,9 +116,10 @@ func (c *conn) resolveAlias(in *inbound, p *packet.Publish) error {
 
 // mayPublish checks what is particular to the message.
 func (c *conn) mayPublish(p *packet.Publish) packet.ReasonCode {
+	if code := c.badTopic(p.Topic); code != packet.Success {
+		return code
+	}
 	switch {
-	case c.badTopic(p.Topic):
-		return packet.TopicNameInvalid
 	case !c.srv.auth.MayPublish(&c.client, p.Topic):
 		return packet.NotAuthorized
 	case c.limits.CheckPayloadFormat && p.CheckPayloadFormat() != nil:
@@ -184,8 +189,24 @@ func (c *conn) publishAtMostOnce(in *inbound, m *flow.Message) {
 	c.mu.Lock()
 	c.unanswered++
 	c.unansweredBytes += n
+	if m.Retain {
+		in.retaining++
+		in.retainingUntil = c.srv.now() + subscribeOrder
+		done = func(bool, error) { c.retained(in, n) }
+	}
 	c.mu.Unlock()
 	c.srv.cluster.Publish(m, done)
+}
+
+// retained notes that a retained QoS 0 message is stored. Nothing was promised, but a
+// client that subscribes next expects to find it.
+func (c *conn) retained(in *inbound, bytes int) {
+	c.mu.Lock()
+	if in.retaining--; in.retaining == 0 {
+		c.readable.Broadcast()
+	}
+	c.ungate(bytes)
+	c.mu.Unlock()
 }
 
 func (c *conn) handedOn(bytes int) {

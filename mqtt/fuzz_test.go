@@ -110,7 +110,7 @@ func raw0(raw []byte) byte {
 // gate is shut; what it cannot frame ends the connection.
 func (k *client) piece(raw *[]byte, n int) {
 	rest := (*raw)[:n]
-	for len(rest) > 0 && !k.hung && !k.c.gated(false) {
+	for len(rest) > 0 && !k.hung && !k.c.gated(0) {
 		_, start, length, err := packet.Frame(rest)
 		if err == nil && len(rest) < start+length || err == packet.ErrShort {
 			if len(rest) == len(*raw) {
@@ -131,7 +131,7 @@ func (k *client) piece(raw *[]byte, n int) {
 		k.bytes(rest[:start+length])
 		*raw, rest = (*raw)[start+length:], rest[start+length:]
 	}
-	if k.c.gated(false) && len(k.stub.wait) == 0 {
+	if k.c.gated(0) && len(k.stub.wait) == 0 {
 		k.t.Error("the gate is shut for nothing")
 		*raw = nil
 	}

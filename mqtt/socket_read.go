@@ -40,15 +40,15 @@ func (k *socket) readPackets() {
 			return
 		}
 		// Nothing more is read while the gate is shut: that is what pushes back.
-		if !k.passGate(false) {
+		if !k.passGate(0) {
 			return
 		}
 	}
 }
 
 // passGate waits until the next packet may be handled; false: there will be none.
-func (k *socket) passGate(publish bool) bool {
-	ok := k.c.passGate(publish, k.blocked)
+func (k *socket) passGate(next packet.Type) bool {
+	ok := k.c.passGate(next, k.blocked)
 	if k.waited {
 		k.waited = false
 		k.waits.Store(false)
@@ -75,7 +75,7 @@ func (k *socket) handleAll() (need int, err error) {
 		case len(k.in.data) < start+length:
 			return start + length, nil
 		}
-		if !k.passGate(packet.Type(header>>4) == packet.TypePublish) {
+		if !k.passGate(packet.Type(header >> 4)) {
 			return 0, nil
 		}
 		if k.pings > 0 && packet.Type(header>>4) == packet.TypePingreq {

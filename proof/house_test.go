@@ -81,7 +81,7 @@ var rules = []rule{
 		instead: "put code into the package that uses the messages",
 	},
 	{
-		who:  []string{"proof/check", "proof/client", "proof/history", "proof/workload", "proof/simnet", "proof/toy"},
+		who:  []string{"proof/conformance", "proof/check", "proof/client", "proof/history", "proof/workload", "proof/simnet", "proof/toy"},
 		ours: []string{"proof/check", "proof/client", "proof/history", "proof/workload", "proof/simnet", "proof/toy"}, tests: true,
 		because: "a judge that shares code with the judged shares its mistakes",
 		instead: "write it once more, from the standard",

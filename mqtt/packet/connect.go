@@ -39,6 +39,15 @@ func (d *decoder) connect() *Connect {
 	c := &Connect{}
 	d.version = 0 // until it is known
 	d.protocolLevel(c)
+	d.connectFields(c)
+	if d.err != nil && d.err.Version == 0 {
+		d.err.Version = d.version
+	}
+	return c
+}
+
+// connectFields reads what follows the protocol level.
+func (d *decoder) connectFields(c *Connect) {
 	flags := d.u8("connect flags")
 	d.connectFlags(flags)
 	c.CleanStart = flags&flagCleanStart != 0
@@ -60,10 +69,6 @@ func (d *decoder) connect() *Connect {
 	if d.left() > 0 { // [MQTT-3.1.2-16] [MQTT-3.1.2-18]
 		d.malformed("MQTT-3.1.4-1", "bytes follow the last field that the connect flags announce")
 	}
-	if d.err != nil && d.err.Version == 0 {
-		d.err.Version = d.version
-	}
-	return c
 }
 
 // missingIn31 allows what MQTT 3.1 asks servers to allow (section 3.1): the flag of user
@@ -84,11 +89,19 @@ func (d *decoder) protocolLevel(c *Connect) {
 		c.Version, d.version = level, level
 	default:
 		d.fail(UnsupportedProtocolVersion, "MQTT-3.1.2-2", "protocol level is not supported")
-		d.err.Version = V311
-		if name == "MQTT" && level > V5 && level < 0x80 { // bridges set the upper bit
-			d.err.Version = V5
-		}
+		d.err.Version = d.layout()
 	}
+}
+
+// layout guesses the version in which a client of an unknown protocol level understands a
+// CONNACK: the one in which its CONNECT makes sense. No packet does in both.
+func (d *decoder) layout() byte {
+	rest := decoder{buf: d.buf, off: d.off, version: V5}
+	rest.connectFields(&Connect{})
+	if rest.err != nil {
+		return V311
+	}
+	return V5
 }
 
 // connectFlags checks the connect flags byte (section 3.1.2.3).

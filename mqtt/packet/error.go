@@ -14,8 +14,8 @@ type Error struct {
 	Detail string
 	// Version is set for errors in CONNECT: the version in which the client would
 	// understand a CONNACK, or 0 when there is no telling and the connection is
-	// just closed. An unknown protocol level above 5 gives V5 (answer 0x84), one
-	// below gives V311 (answer 0x01) [MQTT-3.1.2-2].
+	// just closed. An unknown protocol level gives V5 (answer 0x84) if the packet is laid
+	// out as in MQTT 5, else V311 (answer 0x01) [MQTT-3.1.2-2].
 	Version byte
 }
 

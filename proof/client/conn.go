@@ -32,7 +32,7 @@ type Target struct {
 type Options struct {
 	Process  string // for the history; the client id if empty
 	ClientID string
-	// Version is 4 (3.1.1) or 5; 0 means 5.
+	// Version is 3 (3.1), 4 (3.1.1) or 5; 0 means 5.
 	Version byte
 	Clean   bool
 	// Expiry is the session expiry interval in seconds. For 3.1.1 it is ignored: a session

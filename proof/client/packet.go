@@ -70,7 +70,7 @@ type Packet struct {
 
 // ConnectFields are what only a CONNECT has.
 type ConnectFields struct {
-	Version   byte // 4 or 5
+	Version   byte // 3, 4 or 5
 	Clean     bool
 	KeepAlive uint16 // seconds
 	ClientID  string
@@ -86,6 +86,8 @@ type Will struct {
 	QoS     byte
 	Retain  bool
 	Delay   uint32 // seconds; MQTT 5 only
+	// Props are its further properties; MQTT 5 only.
+	Props Properties
 }
 
 // MessageID returns what identifies the application message with this payload: its text

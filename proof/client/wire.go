@@ -153,7 +153,11 @@ func (e *encoder) props(p Properties) {
 
 func (e *encoder) connect(p *Packet) {
 	c := p.Connect
-	e.str("MQTT")
+	if c.Version == 3 {
+		e.str("MQIsdp")
+	} else {
+		e.str("MQTT")
+	}
 	e.u8(c.Version)
 	flags := boolBit(c.Clean, 1) | boolBit(c.Username != "", 7) | boolBit(c.Password != nil, 6)
 	if c.Will != nil {
@@ -164,7 +168,7 @@ func (e *encoder) connect(p *Packet) {
 	e.props(p.Props)
 	e.str(c.ClientID)
 	if c.Will != nil {
-		var wp Properties
+		wp := c.Will.Props.clone()
 		if c.Will.Delay > 0 {
 			wp.Set(PropWillDelay, c.Will.Delay)
 		}
