@@ -19,6 +19,9 @@ const (
 	maxEntryOps   = 4096
 	maxEntryBytes = 1 << 20
 	maxFlying     = 4
+	// minGap is the least time between entries while any is on its way: what costs most
+	// is the number of entries, and a busy partition has more to collect.
+	minGap = 500 * time.Microsecond
 
 	leaderTick = time.Second // beside what is due at a known time
 	// dueRetry is when to look again after a Tick was proposed.
@@ -54,6 +57,7 @@ type leader struct {
 	pendingBytes int
 	confirms     []*logpb.Confirm
 	flying       int
+	proposed     time.Time // the last entry, while any is flying
 
 	out       outbox
 	attached  map[uint64]*attachment // by gateway
@@ -272,7 +276,7 @@ func (ld *leader) propose() {
 	if ld.flying == 0 || len(ld.pending) > 0 {
 		ld.outboxDone()
 	}
-	for ld.flying < maxFlying && len(ld.pending) > 0 {
+	for ld.mayPropose() && len(ld.pending) > 0 {
 		n, size := 0, 0
 		for n < len(ld.pending) && n < maxEntryOps && (n == 0 || size+len(ld.pending[n].Op) <= maxEntryBytes) {
 			size += len(ld.pending[n].Op)
@@ -289,11 +293,18 @@ func (ld *leader) propose() {
 		ld.pendingBytes -= size
 		ld.confirms = nil
 		ld.flying++
+		ld.proposed = time.Now()
 		ld.futures <- ld.r.raft.Apply(data, 0)
 	}
 	if len(ld.pending) == 0 {
 		ld.pending = nil
 	}
+}
+
+// mayPropose says whether an entry may follow now. What has to wait goes with one of the
+// next events: at the latest with the outcome of an entry on its way.
+func (ld *leader) mayPropose() bool {
+	return ld.flying == 0 || ld.flying < maxFlying && time.Since(ld.proposed) >= minGap
 }
 
 // applied carries out what an entry of ours brought.

@@ -74,15 +74,17 @@ type LogStable interface {
 // Store is the data folder of one node. Its methods may be called from any
 // goroutine.
 type Store struct {
-	opts  Options
-	dir   string
-	fs    vfs.FS
-	log   *slog.Logger
-	flock io.Closer
-	marks *marks
-	db    *pebble.DB
-	cache *pebble.Cache
-	bolt  *boltBackend // nil unless the control group's log is open in bolt
+	opts Options
+	dir  string
+	fs   vfs.FS
+	// closeFS ends what fs needs; nil: nothing.
+	closeFS func() error
+	log     *slog.Logger
+	flock   io.Closer
+	marks   *marks
+	db      *pebble.DB
+	cache   *pebble.Cache
+	bolt    *boltBackend // nil unless the control group's log is open in bolt
 
 	nodeLock  lock // serialises writers of the node file
 	groupLock lock // serialises opening and setting aside of groups
@@ -141,6 +143,7 @@ func Open(o Options) (*Store, error) {
 			return nil, err
 		}
 		s.dir = abs
+		s.fs, s.closeFS = newAsyncFS(s.fs)
 	}
 	s.opening.Store(true)
 	err := s.open()
@@ -346,6 +349,9 @@ func (s *Store) release() error {
 	}
 	if s.flock != nil {
 		err = errors.Join(err, s.flock.Close())
+	}
+	if s.closeFS != nil {
+		err = errors.Join(err, s.closeFS())
 	}
 	return err
 }

@@ -19,6 +19,9 @@ import (
 var version string
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		lazyTimers()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks for an orderly end, the second one gets its way.
 	context.AfterFunc(ctx, stop)
