@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/flotilla-mqtt/flotilla/fsm"
+	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -445,7 +446,7 @@ func (ld *leader) wholeInterest() (uint64, []*peerpb.InterestFilter) {
 	ld.r.sm.read(func(m *fsm.Machine) {
 		v, each := m.Interest()
 		version = v
-		each(func(f string) { filters = append(filters, &peerpb.InterestFilter{Filter: f, Want: 1}) })
+		each(func(c fsm.InterestChange) { filters = append(filters, interestChange(c)) })
 	})
 	return version, filters
 }
@@ -466,13 +467,22 @@ func (ld *leader) sendSettled(node string, version uint64) {
 func interestChanges(changes []fsm.InterestChange) []*peerpb.InterestFilter {
 	out := make([]*peerpb.InterestFilter, len(changes))
 	for i, c := range changes {
-		want := uint32(0)
-		if c.Added {
-			want = 1
-		}
-		out[i] = &peerpb.InterestFilter{Filter: c.Filter, Want: want}
+		out[i] = interestChange(c)
 	}
 	return out
+}
+
+// interestChange makes the wire form of a change. For the lanes to a partition it counts
+// only whether it wants a filter; groups want messages of QoS 0 as well.
+func interestChange(c fsm.InterestChange) *peerpb.InterestFilter {
+	var want flow.Interest
+	if c.Added {
+		want = flow.WantReliable
+	}
+	if c.Groups {
+		want |= flow.WantShared
+	}
+	return interestFilter(c.Filter, want)
 }
 
 // stamper gives the partition's time: what it was at the start plus this

@@ -69,6 +69,7 @@ func (m *Machine) apply(index uint64, data []byte) (*Outcome, error) {
 	}
 	m.settleInterest()
 	m.effects = nil
+	clear(m.posts)
 	return out, nil
 }
 
@@ -83,6 +84,7 @@ func (m *Machine) applyOp(lop *logpb.LaneOp) (Result, error) {
 		r := Result{Code: lop.Refuse}
 		if lop.Refuse == 0 {
 			r.Code = m.leaderOp(op)
+			m.runPosted()
 		}
 		return r, nil
 	}
@@ -92,6 +94,7 @@ func (m *Machine) applyOp(lop *logpb.LaneOp) (Result, error) {
 	}
 	if r.Code = lop.Refuse; r.Code == 0 || m.holds(op) {
 		r.Code, r.Bytes = m.laneOp(lop.Source, op)
+		m.runPosted()
 	}
 	m.remember(&r)
 	return r, nil
@@ -118,6 +121,8 @@ func (m *Machine) laneOp(source uint64, op any) (code uint32, result []byte) {
 		code, result = m.subscribe(op)
 	case *logpb.Unsubscribe:
 		code, result = m.unsubscribe(op)
+	case *logpb.Group:
+		code, result = m.group(source, op)
 	}
 	return code, result
 }

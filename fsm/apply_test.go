@@ -33,6 +33,9 @@ func TestApplyErrors(t *testing.T) {
 		{"connect without client id", 6, entryOf(10, laneOps{}.op(gw(1, 1), &logpb.Connect{})), ErrMalformed},
 		{"publish without message", 6, entryOf(10, laneOps{}.op(gw(1, 1), &logpb.Publish{})), ErrMalformed},
 		{"will without topic", 6, entryOf(10, laneOps{}.op(gw(1, 1), &logpb.Connect{ClientId: "a", Will: &logpb.Will{}})), ErrMalformed},
+		{"group of no shared subscription", 6, entryOf(10, laneOps{}.op(1, &logpb.Group{Items: []*logpb.GroupItem{{Body: &logpb.GroupItem_Leave{Leave: &logpb.GroupLeave{Filter: "x"}}}}})), ErrMalformed},
+		{"member at another gateway", 6, entryOf(10, laneOps{}.op(gw(1, 1), &logpb.Group{Items: []*logpb.GroupItem{{Body: &logpb.GroupItem_Member{Member: &logpb.GroupMember{Filter: "$share/g/x", ClientId: "a", Gateway: gw(2, 1)}}}}})), ErrMalformed},
+		{"unknown item of a group", 6, entryOf(10, laneOps{}.op(1, &logpb.Group{Items: []*logpb.GroupItem{{}}})), ErrUnknownOp},
 		{"close of a partition", 6, entryOf(10, leaderOp(&logpb.CloseGateway{Gateway: 3})), ErrMalformed},
 	}
 	for _, x := range tests {
@@ -73,6 +76,16 @@ func FuzzApply(f *testing.F) {
 		f.Add(entryOf(1, op), uint64(gw(1, 1)), false)
 		f.Add(op.Op, op.Source, op.IsLeader)
 	}
+	near := "$share/near/job" // belongs to partition 0 of 2
+	f.Add(opOf(&logpb.Subscribe{ClientId: "a", Epoch: 1, Subscriptions: []*logpb.Subscription{{Filter: near, Qos: 2}, {Filter: "$share/far/job"}}}), gw(1, 1), false)
+	f.Add(opOf(&logpb.Group{Items: []*logpb.GroupItem{
+		{Body: &logpb.GroupItem_Member{Member: &logpb.GroupMember{Filter: near, ClientId: "b", Stamp: 1, Gateway: gw(1, 1), Epoch: 1, Window: 2, Qos: 2, Kept: []uint64{3}}}},
+		{Body: &logpb.GroupItem_Taken{Taken: &logpb.GroupTaken{Filter: near, ClientId: "b", Items: []uint64{1}}}},
+		{Body: &logpb.GroupItem_Leave{Leave: &logpb.GroupLeave{Filter: near, ClientId: "b"}}},
+	}}), gw(1, 1), false)
+	f.Add(opOf(&logpb.Group{Items: []*logpb.GroupItem{{Body: &logpb.GroupItem_Assigned{Assigned: &logpb.GroupAssigned{
+		Filter: near, ClientId: "a", Stamp: 1, Item: 1, Qos: 1, Message: &logpb.Message{Topic: "job", Qos: 1},
+	}}}}}), uint64(1), false)
 	f.Fuzz(func(t *testing.T, data []byte, source uint64, isLeader bool) {
 		m := New(0, 2)
 		if _, err := m.Apply(1, entryOf(0, laneOps{}.op(gw(1, 1), &logpb.Connect{ClientId: "a", Expiry: 9}))); err != nil {
@@ -122,6 +135,7 @@ func FuzzRestore(f *testing.F) {
 		}
 		f.Add(b.Bytes())
 		f.Add(b.Bytes()[:b.Len()/2])
+		f.Add(sharedSnapshot(f, seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := Restore(0, 2, bytes.NewReader(data))
@@ -162,6 +176,7 @@ func FuzzRestoreRecord(f *testing.F) {
 	if _, err := d.m.Snapshot().WriteTo(&b); err != nil {
 		f.Fatal(err)
 	}
+	b.Write(sharedSnapshot(f, 9))
 	for b.Len() > 0 {
 		size, err := binary.ReadUvarint(&b)
 		if err != nil {
@@ -175,7 +190,7 @@ func FuzzRestoreRecord(f *testing.F) {
 			b = append(binary.AppendUvarint(b, uint64(len(record))), record...)
 		}
 		add(marshal(&logpb.SnapshotRecord{Body: &logpb.SnapshotRecord_Header{Header: &logpb.SnapshotHeader{
-			Format: Format, Partitions: 2, Applied: 9, Time: 9, LastEpoch: 1 << 20, OutboxSeq: 1 << 20}}}))
+			Format: Format, Partitions: 2, Applied: 9, Time: 9, LastEpoch: 1 << 20, OutboxSeq: 1 << 20, LastStamp: 1 << 20}}}))
 		for range 50 { // for references
 			add(marshal(&logpb.SnapshotRecord{Body: &logpb.SnapshotRecord_Message{Message: &logpb.Message{Topic: "x/1", Payload: []byte("p"), Qos: 2}}}))
 		}
@@ -206,6 +221,19 @@ func FuzzRestoreRecord(f *testing.F) {
 			}
 		}
 	})
+}
+
+// sharedSnapshot is of a partition in the middle of TestSharedWorld.
+func sharedSnapshot(f *testing.F, seed uint64) []byte {
+	w := newWorld(f, seed)
+	for range 100 {
+		w.step()
+	}
+	var b bytes.Buffer
+	if _, err := w.parts[w.group()].m.Snapshot().WriteTo(&b); err != nil {
+		f.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // apply gives a random op to the machine only.

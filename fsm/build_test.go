@@ -41,6 +41,8 @@ func opOf(body any) []byte {
 		op.Body = &logpb.Op_Acks{Acks: x}
 	case *logpb.RetainedAnswer:
 		op.Body = &logpb.Op_RetainedAnswer{RetainedAnswer: x}
+	case *logpb.Group:
+		op.Body = &logpb.Op_Group{Group: x}
 	case *logpb.Lead:
 		op.Body = &logpb.Op_Lead{Lead: x}
 	case *logpb.CloseGateway:

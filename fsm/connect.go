@@ -36,6 +36,8 @@ func (m *Machine) connect(gateway uint64, c *logpb.Connect) (uint32, []byte) {
 	m.setOwner(sl, gateway)
 	m.retime(sl)
 	s.pushed, s.sending, s.sendingBytes = 0, 0, 0
+	m.unassign(s, func(*queued) bool { return true }) // the groups give them again, in order
+	m.announceAll(sl)
 	m.fill(sl)
 
 	r := &logpb.ConnectResult{Epoch: s.epoch, Present: present, Ephemeral: s.ephemeral}
@@ -119,6 +121,7 @@ func (m *Machine) leave(sl *slot, lost bool, afterClose uint64) {
 	m.setOwner(sl, 0)
 	m.releaseHolds(sl, nil)
 	s := m.edit(sl)
+	m.unassign(s, func(*queued) bool { return true }) // others may be there for them
 	switch {
 	case s.will == nil:
 	case !lost:
@@ -134,6 +137,7 @@ func (m *Machine) leave(sl *slot, lost bool, afterClose uint64) {
 		m.removeGhost(sl)
 		return
 	}
+	m.announceAll(sl)
 	if s.expiry != neverExpires {
 		s.expiresAt = after(m.time, int64(s.expiry)*1000) // takes a will along, if it comes first
 	}
@@ -170,6 +174,7 @@ func (m *Machine) closeGateway(gateway uint64) {
 			delete(m.lanes, source)
 		}
 	}
+	m.closeMembers()
 	for _, sl := range m.slotsOf(m.isClosed) {
 		m.ownerGone(sl, func(p previous) bool { return m.isClosed(p.gateway) }, true, gateway)
 		if sl.s.owner != 0 && m.isClosed(sl.s.owner) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/flotilla-mqtt/flotilla/mqtt/topic"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
@@ -18,6 +19,7 @@ const (
 	opRelease        = 7
 	opAcks           = 8
 	opRetainedAnswer = 9
+	opGroup          = 10
 	opLead           = 20
 	opCloseGateway   = 21
 	opOutboxDone     = 22
@@ -70,6 +72,12 @@ func (d *decoder) decode(op []byte, source uint64, isLeader bool) (any, error) {
 		return decode(body, &logpb.Subscribe{})
 	case opUnsubscribe:
 		return decode(body, &logpb.Unsubscribe{})
+	case opGroup:
+		op, err := decodeInPlace(body, &logpb.Group{})
+		if err == nil {
+			err = checkGroup(op, source)
+		}
+		return op, err
 	}
 	return nil, fmt.Errorf("%w: number %d on a lane", ErrUnknownOp, kind)
 }
@@ -181,6 +189,34 @@ func checkConnect(op *logpb.Connect, source uint64) error {
 	}
 	if op.Will != nil {
 		return checkMessage(op.Will.Message)
+	}
+	return nil
+}
+
+// checkGroup: items are complete, and of a source that may speak for the member.
+func checkGroup(op *logpb.Group, source uint64) error {
+	for _, it := range op.Items {
+		var filter string
+		bad := false
+		switch b := it.Body.(type) {
+		case *logpb.GroupItem_Member:
+			filter = b.Member.Filter
+			bad = b.Member.ClientId == "" || b.Member.Qos > 2 || isGateway(source) && b.Member.Gateway != source ||
+				b.Member.Gateway != 0 && !isGateway(b.Member.Gateway)
+		case *logpb.GroupItem_Leave:
+			filter = b.Leave.Filter
+		case *logpb.GroupItem_Taken:
+			filter = b.Taken.Filter
+		case *logpb.GroupItem_Assigned:
+			a := b.Assigned
+			filter = a.Filter
+			bad = isGateway(source) || a.Qos < 1 || a.Qos > 2 || checkMessage(a.Message) != nil
+		default:
+			return fmt.Errorf("%w: item of a group", ErrUnknownOp)
+		}
+		if _, _, shared, err := topic.ParseShared(filter); err != nil || !shared || bad {
+			return fmt.Errorf("%w: item of group %q from %d", ErrMalformed, filter, source)
+		}
 	}
 	return nil
 }

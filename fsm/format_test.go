@@ -65,6 +65,13 @@ func formatPush(p Push) string {
 }
 
 func formatItem(x *OutboxItem) string {
+	if len(x.Group) > 0 {
+		s := fmt.Sprintf("outbox %d to %s:", x.Seq, formatGateway(x.Destination))
+		for _, it := range x.Group {
+			s += "\n  " + formatGroupItem(it)
+		}
+		return s
+	}
 	s := fmt.Sprintf("outbox %d: %s", x.Seq, formatMessage(x.Message))
 	if x.AfterClose != 0 {
 		s += " after close of " + formatGateway(x.AfterClose)
@@ -78,10 +85,40 @@ func formatItem(x *OutboxItem) string {
 	return s
 }
 
+func formatGroupItem(it *logpb.GroupItem) string {
+	switch b := it.Body.(type) {
+	case *logpb.GroupItem_Member:
+		p := b.Member
+		s := fmt.Sprintf("member %s of %s: stamp %d, q%d, window %d", p.ClientId, p.Filter, p.Stamp, p.Qos, p.Window)
+		if p.Gateway == 0 {
+			s += ", away"
+		} else {
+			s += fmt.Sprintf(", at %s#%d", formatGateway(p.Gateway), p.Epoch)
+		}
+		if len(p.Kept) > 0 {
+			s += fmt.Sprintf(", keeps %v", p.Kept)
+		}
+		return s
+	case *logpb.GroupItem_Leave:
+		return fmt.Sprintf("leave %s of %s", b.Leave.ClientId, b.Leave.Filter)
+	case *logpb.GroupItem_Taken:
+		return fmt.Sprintf("taken by %s of %s: %v", b.Taken.ClientId, b.Taken.Filter, b.Taken.Items)
+	}
+	a := it.GetAssigned()
+	s := fmt.Sprintf("assigned to %s of %s: stamp %d, item %d, q%d, %s=%q", a.ClientId, a.Filter, a.Stamp, a.Item, a.Qos, a.Message.Topic, a.Message.Payload)
+	if a.Retained {
+		s += " retain"
+	}
+	if a.SubscriptionId != 0 {
+		s += fmt.Sprintf(" id=%d", a.SubscriptionId)
+	}
+	return s
+}
+
 var codeNames = map[uint32]string{
 	CodeOK: "ok", CodeFenced: "fenced", CodePending: "pending", CodeProtocolError: "protocol error",
 	CodeFilterInvalid: "filter invalid", CodeUnknownPacketID: "unknown packet id",
-	CodeQuota: "quota", CodeSharedUnsupported: "shared unsupported",
+	CodeQuota: "quota",
 }
 
 func formatResult(op string, r Result) string {
@@ -117,10 +154,22 @@ func formatResult(op string, r Result) string {
 		if x.Hold != 0 {
 			s += fmt.Sprintf(", hold %d for retained %v", x.Hold, x.Retained)
 		}
+		s += formatPosted(x.Posted)
 	case "unsubscribe":
 		x := &logpb.UnsubscribeResult{}
 		must(x.UnmarshalVT(r.Bytes))
-		s += fmt.Sprintf(", existed %v", x.Existed)
+		s += fmt.Sprintf(", existed %v", x.Existed) + formatPosted(x.Posted)
+	case "member", "leave":
+		x := &logpb.GroupResult{}
+		must(x.UnmarshalVT(r.Bytes))
+		s += fmt.Sprintf(", existed %v, version %d", x.Existed, x.Version)
+	}
+	return s
+}
+
+func formatPosted(posted []*logpb.Posted) (s string) {
+	for _, p := range posted {
+		s += fmt.Sprintf(", after outbox %d at p%d", p.Seq, p.Partition)
 	}
 	return s
 }
@@ -141,6 +190,9 @@ func formatEffects(e *Effects, oldVersion uint64) string {
 	for _, p := range sortedPushes(e) {
 		b.WriteString(formatPush(p))
 	}
+	for _, p := range e.Shared {
+		fmt.Fprintf(&b, "shared %s", formatPush(p))
+	}
 	for _, x := range e.Outbox {
 		fmt.Fprintln(&b, formatItem(x))
 	}
@@ -155,11 +207,14 @@ func formatEffects(e *Effects, oldVersion uint64) string {
 				sign = '+'
 			}
 			fmt.Fprintf(&b, " %c%s", sign, c.Filter)
+			if c.Groups {
+				b.WriteString("(shared)")
+			}
 		}
 		b.WriteString("\n")
 	}
 	for _, d := range sortedDrops(e) {
-		fmt.Fprintf(&b, "dropped %d of %s (%s): %s", d.N, d.ClientID, d.Class, d.Reason)
+		fmt.Fprintf(&b, "dropped %d of %s%s (%s): %s", d.N, d.ClientID, d.Group, d.Class, d.Reason)
 		if d.First {
 			b.WriteString(", its first")
 		}

@@ -15,11 +15,13 @@ type Machine struct {
 	time      int64 // partition clock, milliseconds
 	settings  *logpb.Settings
 	lastEpoch uint64
+	lastStamp uint64 // of a GroupMember
 	outboxSeq uint64
-	version   uint64            // of the interest
-	slots     map[string]*slot  // by client id
-	lanes     map[uint64]*lane  // by source
-	closed    map[uint64]uint64 // highest closed incarnation by node
+	version   uint64                // of the interest
+	slots     map[string]*slot      // by client id
+	groups    map[string]*groupSlot // by filter, with its $share prefix
+	lanes     map[uint64]*lane      // by source
+	closed    map[uint64]uint64     // highest closed incarnation by node
 	outbox    map[uint64]*OutboxItem
 	retained  topic.Store[*retained]
 
@@ -29,7 +31,8 @@ type Machine struct {
 	places       []*slot
 	lastOrder    uint64
 	tree         topic.Tree[uint64, subRef]
-	interest     map[string]int // subscriptions at QoS 1 or 2 by filter
+	groupTree    topic.Tree[uint64, *groupSlot] // by the filter that messages must match
+	interest     map[string]wants               // by filter
 	gateways     map[uint64]gatewayRefs
 	timers       timers
 	expiries     expiries
@@ -51,6 +54,10 @@ type Machine struct {
 	hitSerial uint64
 	matching  string // publisher of the message that is being matched
 	onMatch   func(filter string, key uint64, ref subRef)
+	groupHits []*groupSlot
+	onGroup   func(filter string, key uint64, sl *groupSlot)
+	posts     map[uint64]*OutboxItem // by destination: what this entry has for it
+	local     []posted               // for this partition
 }
 
 // New returns the empty state machine of a partition: partition is below partitions.
@@ -62,11 +69,14 @@ func New(partition, partitions uint32) *Machine {
 		lanes:    map[uint64]*lane{},
 		closed:   map[uint64]uint64{},
 		outbox:   map[uint64]*OutboxItem{},
-		interest: map[string]int{},
+		interest: map[string]wants{},
+		groups:   map[string]*groupSlot{},
+		posts:    map[uint64]*OutboxItem{},
 		gateways: map[uint64]gatewayRefs{},
 		touched:  map[string]struct{}{},
 	}
 	m.onMatch = m.matched
+	m.onGroup = func(_ string, _ uint64, sl *groupSlot) { m.groupHits = append(m.groupHits, sl) }
 	return m
 }
 

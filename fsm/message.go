@@ -83,6 +83,10 @@ type queued struct {
 	qos      uint32 // effective: 1 or 2 in queues
 	retained bool   // the RETAIN flag to send
 	ids      []uint32
+	// share is the filter of the group that it comes from, item its number there; "":
+	// none, or the session has left the group since.
+	share string
+	item  uint64
 }
 
 // minPacket is a lower bound of the size of the PUBLISH packet, in bytes.

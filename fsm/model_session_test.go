@@ -3,7 +3,6 @@ package fsm
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -173,7 +172,7 @@ func (m *model) drop(s *mSession, class Class, reason Reason, n uint64) {
 		return
 	}
 	limit := reason == QueueFull || reason == Expired || reason == TooLarge
-	m.e.Dropped = append(m.e.Dropped, Drop{s.id, class, reason, n, limit && s.dropped == 0})
+	m.e.Dropped = append(m.e.Dropped, Drop{ClientID: s.id, Class: class, Reason: reason, N: n, First: limit && s.dropped == 0})
 	if limit {
 		s.dropped += n
 	}
@@ -274,8 +273,6 @@ func (m *model) subscribe(s *mSession, op *logpb.Subscribe) []byte {
 		switch {
 		case topic.ValidFilter(sub.Filter) != nil:
 			code, existed = CodeFilterInvalid, false
-		case strings.HasPrefix(sub.Filter, "$share/"):
-			code = CodeSharedUnsupported
 		case !existed && m.set.MaxSubscriptions != 0 && len(s.subs) >= int(m.set.MaxSubscriptions):
 			code = CodeQuota
 		default:

@@ -107,7 +107,7 @@ func (m *model) apply(time int64, ops []*logpb.LaneOp, bodies []any, confirms []
 	if len(m.touched) > 0 {
 		m.version++
 		for _, f := range slices.Sorted(maps.Keys(m.touched)) {
-			m.e.Interest = append(m.e.Interest, InterestChange{f, m.interest()[f]})
+			m.e.Interest = append(m.e.Interest, InterestChange{Filter: f, Added: m.interest()[f]})
 		}
 	}
 	m.e.Version = m.version

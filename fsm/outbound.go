@@ -16,7 +16,11 @@ func (m *Machine) fill(sl *slot) {
 	if !m.caughtUp(s) {
 		m.resend(sl)
 	}
-	for s.queue.n > 0 && m.maySend(s) {
+	for s.queue.n+s.assigned.n > 0 && m.maySend(s) {
+		if s.assigned.n > 0 && (s.queue.n == 0 || s.lastDelivery&1 == 0) { // in turn
+			m.sendAssigned(sl)
+			continue
+		}
 		q := s.queue.at(0)
 		if !m.fits(s, q) {
 			m.dequeue(s)
@@ -26,6 +30,18 @@ func (m *Machine) fill(sl *slot) {
 		m.dequeue(s)
 		m.send(sl, q)
 	}
+}
+
+// sendAssigned sends the first of the messages that groups have assigned.
+func (m *Machine) sendAssigned(sl *slot) {
+	s := sl.s
+	q := m.popAssigned(s)
+	if m.fits(s, q) {
+		m.send(sl, q)
+		return
+	}
+	m.taken(s, q)
+	m.forget(q.msg)
 }
 
 // maySend: the client is there, has been sent every flow of earlier connections,
@@ -183,6 +199,7 @@ func (m *Machine) drop(s *session, x *flight) {
 		if x.sent == s.epoch {
 			s.sendingBytes -= x.q.msg.size
 		}
+		m.taken(s, x.q) // [MQTT-4.8.2-6] also if the client has refused it
 		m.forget(x.q.msg)
 	}
 	if x.sent == s.epoch {
@@ -205,6 +222,7 @@ func (m *Machine) pubrec(s *session, id uint32) {
 	if x.sent == s.epoch {
 		s.sendingBytes -= x.q.msg.size
 	}
+	m.taken(s, x.q)
 	m.forget(x.q.msg)
 	next := *x
 	next.pubrec, next.q = true, nil

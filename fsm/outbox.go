@@ -53,6 +53,15 @@ func (m *Machine) outboxDone(op *logpb.OutboxDone) {
 			m.stored(item)
 		}
 		delete(m.outbox, seq)
+		if len(item.Group) > 0 {
+			m.stats.OutboxBytes -= item.size
+			for _, msg := range item.msgs {
+				if msg != nil {
+					m.forget(msg)
+				}
+			}
+			continue
+		}
 		m.stats.OutboxBytes -= item.msg.size
 		m.forget(item.msg)
 	}

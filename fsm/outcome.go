@@ -33,8 +33,6 @@ const (
 	CodeUnknownPacketID uint32 = 0x92
 	// CodeQuota: there is no room for the message or subscription.
 	CodeQuota uint32 = 0x97
-	// CodeSharedUnsupported: shared subscriptions are not supported.
-	CodeSharedUnsupported uint32 = 0x9E
 )
 
 // Outcome is what one entry brought.
@@ -63,6 +61,9 @@ type Effects struct {
 	Push []Push
 	// Outbox holds the new outbox items by Seq.
 	Outbox []*OutboxItem
+	// Shared holds messages for members of groups at QoS 0, to be tried once: these
+	// connections need not be of sessions of this partition.
+	Shared []Push
 	// Completed: these PUBCOMPs may go out.
 	Completed []Completed
 	// Kick: these connections lost their session and must be closed.
@@ -100,6 +101,7 @@ type Completed struct {
 type InterestChange struct {
 	Filter string
 	Added  bool // false: nobody here wants it any more
+	Groups bool // some group wants it, and messages of QoS 0 as well
 }
 
 // Push brings deliveries to the connection that owns a session.
@@ -140,8 +142,15 @@ type OutboxItem struct {
 	WaitPacketID uint16
 	// Stored: the retained partition has the message (also if it is this one).
 	Stored bool
+	// Group, if it is not empty, is for Destination alone, a partition or gateway;
+	// there is no Message then. The expiry of messages in it is a deadline on the
+	// partition's clock.
+	Group       []*logpb.GroupItem
+	Destination uint64
 
-	msg *message
+	msg  *message
+	msgs []*message // of Group's elements; nil: it has none
+	size int64      // of msgs
 }
 
 // Class is the class of session in which something was dropped.
@@ -151,11 +160,13 @@ type Class byte
 const (
 	ConnectedSession Class = iota
 	OfflineSession
+	// SharedGroup is no session but a group, with what it has not assigned yet.
+	SharedGroup
 	classes
 )
 
 // String is the metric label of the class.
-func (c Class) String() string { return [...]string{"connected", "offline"}[c] }
+func (c Class) String() string { return [...]string{"connected", "offline", "shared"}[c] }
 
 // Reason says why something was dropped.
 type Reason byte
@@ -174,21 +185,29 @@ const (
 	CleanStart
 	// SessionDeleted: an operator deleted the session.
 	SessionDeleted
+	// GroupEnded: the last member left with messages still queued in the group.
+	GroupEnded
+	// InDelivery: a QoS 2 message was on its way to a member of a group whose gateway
+	// has ended, and may have come there [MQTT-4.8.2-5].
+	InDelivery
 	reasons
 )
 
 // String is the metric label of the reason.
 func (r Reason) String() string {
-	return [...]string{"queue_full", "expired", "too_large", "session_expired", "clean_start", "session_deleted"}[r]
+	return [...]string{"queue_full", "expired", "too_large", "session_expired", "clean_start", "session_deleted",
+		"group_ended", "in_delivery"}[r]
 }
 
-// Drop counts messages of one session that were dropped for one reason.
+// Drop counts messages of one session, or of one group, that were dropped for one
+// reason.
 type Drop struct {
 	ClientID string
+	Group    string // filter with its $share prefix; then there is no ClientID
 	Class    Class
 	Reason   Reason
 	N        uint64
-	// First: it is the session's first drop for a limit (not for its own end),
+	// First: it is the session's or group's first drop for a limit (not for its own end),
 	// the one to be logged.
 	First bool
 }

@@ -24,34 +24,34 @@ func (m *Machine) publish(source uint64, p *logpb.Publish) uint32 {
 		m.closeGateway(p.AfterClose) // before the will that follows from it
 	}
 	refusable := isGateway(source) && p.Message.Qos == 1
-	if p.Deliver && !p.Store {
-		if !m.match(p.Message) {
-			return CodeOK
-		}
-		return m.deliver(m.newMessage(p.Message), refusable)
+	wanted := p.Deliver && m.match(p.Message)
+	if !wanted && !p.Store {
+		return CodeOK
 	}
 	msg := m.newMessage(p.Message)
 	if p.Store {
 		m.store(msg)
 	}
-	if p.Deliver && m.match(p.Message) {
+	if wanted {
 		return m.deliver(msg, refusable)
 	}
 	return CodeOK
 }
 
-// match finds the sessions that want a message at QoS 1 or 2: m.hits.
+// match finds the sessions that want a message at QoS 1 or 2, m.hits, and the groups
+// that want it, m.groupHits.
 func (m *Machine) match(pb *logpb.Message) bool {
 	m.hits = m.hits[:0]
+	grouped := m.matchGroups(pb)
 	if pb.Qos == 0 {
-		return false
+		return grouped
 	}
 	m.hitSerial++
 	m.matching = pb.Publisher
 	m.tree.Match(pb.Topic, m.onMatch)
 	m.matching = "" // it may refer to the entry
 	m.hits = slices.DeleteFunc(m.hits, func(h hit) bool { return effectiveQoS(h, 2) == 0 })
-	return len(m.hits) > 0
+	return len(m.hits) > 0 || grouped
 }
 
 // matched is called for each matching subscription. It is kept in m.onMatch
@@ -81,7 +81,7 @@ func effectiveQoS(h hit, qos uint32) uint32 {
 	return min(highest, qos)
 }
 
-// deliver puts a message into the queues of m.hits.
+// deliver puts a message into the queues of m.hits and m.groupHits.
 func (m *Machine) deliver(msg *message, refusable bool) uint32 {
 	code := CodeOK
 	var plain [3][2]*queued // what sessions without identifiers share
@@ -103,6 +103,11 @@ func (m *Machine) deliver(msg *message, refusable bool) uint32 {
 			code = CodeQuota
 		}
 	}
+	for _, sl := range m.groupHits {
+		if !m.offer(sl, msg) && refusable {
+			code = CodeQuota
+		}
+	}
 	return code
 }
 
@@ -113,14 +118,14 @@ func share(plain *[3][2]*queued, h hit, msg *message) *queued {
 	retained := msg.pb.Retain && asPublished(h)
 	ids := identifiers(h)
 	if ids != nil {
-		return &queued{msg, qos, retained, ids}
+		return &queued{msg: msg, qos: qos, retained: retained, ids: ids}
 	}
 	r := 0
 	if retained {
 		r = 1
 	}
 	if plain[qos][r] == nil {
-		plain[qos][r] = &queued{msg, qos, retained, nil}
+		plain[qos][r] = &queued{msg: msg, qos: qos, retained: retained}
 	}
 	return plain[qos][r]
 }

@@ -32,7 +32,7 @@ var topics = []string{"x", "y", "x/1", "x/2", "y/1", "$a/x"}
 func (d *driver) topic() string { return pick(d, topics...) }
 
 func (d *driver) filter() string {
-	return pick(d, "x", "y", "x/+", "#", "+/1", "x/#", "+", "$a/#", "y/1", "x/#/y", "$share/g/x")
+	return pick(d, "x", "y", "x/+", "#", "+/1", "x/#", "+", "$a/#", "y/1", "x/#/y")
 }
 
 func (d *driver) message() *logpb.Message {

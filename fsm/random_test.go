@@ -143,7 +143,7 @@ func (d *driver) compare(t *testing.T) bool {
 	return !t.Failed()
 }
 
-func write(t *testing.T, s *Snapshot, b *bytes.Buffer) {
+func write(t testing.TB, s *Snapshot, b *bytes.Buffer) {
 	if n, err := s.WriteTo(b); err != nil || n != int64(b.Len()) {
 		t.Errorf("wrote %d, says %d: %v", b.Len(), n, err)
 	}
@@ -154,7 +154,7 @@ func describe(t *testing.T, m *Machine, clients *model) string {
 	var b strings.Builder
 	version, filters := m.Interest()
 	fmt.Fprintf(&b, "version %d", version)
-	filters(func(f string) { fmt.Fprintf(&b, " %s", f) })
+	filters(func(c InterestChange) { fmt.Fprintf(&b, " %s", c.Filter) })
 	at, ok := m.NextDeadline()
 	fmt.Fprintf(&b, "\ndeadline %d %v\n", at, ok)
 	var all []string

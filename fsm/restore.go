@@ -24,7 +24,17 @@ const (
 	recordClosed   = 6
 	recordTrailer  = 7
 	recordMessage  = 8
+	recordGroup    = 9
 )
+
+// rank is the place of a kind of record among the others: the order of the numbers,
+// but for the groups, which came later.
+func rank(kind uint64) uint64 {
+	if kind == recordGroup {
+		return recordRetained
+	}
+	return kind
+}
 
 // Restore reads what Snapshot.WriteTo wrote, to its end. It fails with ErrFormat for
 // a version or kind of record that this release does not know, with ErrMalformed for
@@ -48,14 +58,15 @@ func Restore(partition, partitions uint32, r io.Reader) (*Machine, error) {
 
 // recordReader rebuilds a machine from records.
 type recordReader struct {
-	r        *bufio.Reader
-	m        *Machine
-	buf      bytes.Buffer
-	records  uint64
-	last     uint64 // kind of the last record that was no message
-	lastID   string // last session
-	messages []*message
-	done     bool
+	r         *bufio.Reader
+	m         *Machine
+	buf       bytes.Buffer
+	records   uint64
+	last      uint64 // kind of the last record that was no message
+	lastID    string // last session
+	lastGroup string
+	messages  []*message
+	done      bool
 }
 
 // next reads one record. Its body is valid until the next call.
@@ -84,17 +95,19 @@ func (r *recordReader) take(kind uint64, body []byte) error {
 		return fmt.Errorf("%w: the header comes first", ErrMalformed)
 	case kind == recordMessage:
 		return r.message(body)
-	case kind == 0 || kind > recordMessage:
+	case kind == 0 || kind > recordGroup:
 		return fmt.Errorf("%w: record of kind %d", ErrFormat, kind)
-	case kind < r.last:
+	case rank(kind) < r.last:
 		return fmt.Errorf("%w: record of kind %d after kind %d", ErrMalformed, kind, r.last)
 	}
-	r.last = kind
+	r.last = rank(kind)
 	switch kind {
 	case recordHeader:
 		return r.header(body)
 	case recordSession:
 		return r.session(body)
+	case recordGroup:
+		return r.group(body)
 	case recordRetained:
 		return r.retained(body)
 	case recordOutbox:
@@ -126,6 +139,7 @@ func (r *recordReader) header(body []byte) error {
 	}
 	m.applied, m.time, m.lastEpoch = h.Applied, h.Time, h.LastEpoch
 	m.outboxSeq, m.version = h.OutboxSeq, h.InterestVersion
+	m.lastStamp = h.LastStamp
 	if h.Settings != nil {
 		m.settings = h.Settings
 	}
@@ -170,12 +184,15 @@ func (r *recordReader) outbox(body []byte) error {
 	if err != nil {
 		return err
 	}
+	if r.m.outbox[p.Seq] != nil || p.Seq == 0 || p.Seq > r.m.outboxSeq || p.WaitPacketId > maxPacketIDs {
+		return fmt.Errorf("%w: outbox item %d", ErrMalformed, p.Seq)
+	}
+	if len(p.Group) > 0 {
+		return r.posted(p)
+	}
 	x, err := r.find(p.Message)
 	if err != nil {
 		return err
-	}
-	if r.m.outbox[p.Seq] != nil || p.Seq == 0 || p.Seq > r.m.outboxSeq || p.WaitPacketId > maxPacketIDs {
-		return fmt.Errorf("%w: outbox item %d", ErrMalformed, p.Seq)
 	}
 	r.m.addOutbox(&OutboxItem{
 		Seq: p.Seq, Message: &x.pb, AfterClose: p.AfterClose, WaitClient: p.WaitClient,

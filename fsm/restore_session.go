@@ -37,6 +37,10 @@ func (r *recordReader) session(body []byte) error {
 	}
 	m.countSession(s)
 	for _, sub := range s.subs {
+		if isShared(sub.Filter) {
+			m.stats.Subscriptions++
+			continue
+		}
 		m.linkSub(sl, sub)
 	}
 	clear(m.touched) // the version counts these already
@@ -56,7 +60,7 @@ func (r *recordReader) checkSession(p *logpb.SessionState) error {
 		p.Will != nil && checkMessage(p.Will.Message) != nil ||
 		p.Ephemeral && p.Owner == 0 && len(p.Previous) == 0
 	for i, sub := range p.Subscriptions {
-		bad = bad || sub.Qos > 2 || topic.ValidFilter(sub.Filter) != nil ||
+		bad = bad || sub.Stamp > r.m.lastStamp || sub.Qos > 2 || topic.ValidFilter(sub.Filter) != nil ||
 			i > 0 && sub.Filter <= p.Subscriptions[i-1].Filter
 	}
 	if bad {
@@ -89,6 +93,16 @@ func (r *recordReader) queues(s *session, p *logpb.SessionState) error {
 		s.queue.push(q)
 		r.m.countQueued(s, q, 1)
 	}
+	for _, x := range p.Assigned {
+		q, err := r.queued(x)
+		if err != nil {
+			return err
+		}
+		s.assigned.push(q)
+		r.m.keep(q.msg)
+		r.m.stats.Queued++
+		r.m.stats.QueuedBytes += q.msg.size
+	}
 	for _, x := range p.Holds {
 		h := &hold{id: x.Id, filters: x.Filters}
 		for _, y := range x.Held {
@@ -113,7 +127,7 @@ func (r *recordReader) queued(p *logpb.QueuedMessage) (*queued, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &queued{msg, p.Qos, p.Retained, p.SubscriptionIds}, nil
+	return &queued{msg: msg, qos: p.Qos, retained: p.Retained, ids: p.SubscriptionIds, share: p.Share, item: p.Item}, nil
 }
 
 func (r *recordReader) inflight(s *session, p *logpb.SessionState) error {

@@ -141,7 +141,7 @@ func (m *Machine) enqueueRetained(sl *slot, h *hold, pb *logpb.Message) {
 	if found.sub == nil {
 		return
 	}
-	q := &queued{m.newMessage(pb), effectiveQoS(found, pb.Qos), true, identifiers(found)}
+	q := &queued{msg: m.newMessage(pb), qos: effectiveQoS(found, pb.Qos), retained: true, ids: identifiers(found)}
 	if q.qos == 0 {
 		m.push(sl, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: &q.msg.pb})
 		return

@@ -39,6 +39,8 @@ func (s *scenario) command(t *testing.T, c command) *logpb.LaneOp {
 		body = &logpb.Acks{ClientId: client, Epoch: s.epoch(c), Pubacks: c.nums("puback"), Pubrecs: c.nums("pubrec"), Pubcomps: c.nums("pubcomp"), FailedPubrecs: c.nums("failed")}
 	case "answer": // answer CLIENT hold=N [more] TOPIC:PAYLOAD[:ID]...
 		body = &logpb.RetainedAnswer{ClientId: client, Epoch: s.epoch(c), Hold: c.num("hold"), More: c.has("more"), Messages: answers(t, c)}
+	case "member", "leave", "taken", "assigned":
+		body = &logpb.Group{Items: []*logpb.GroupItem{groupCommand(c)}}
 	default:
 		return s.leaderCommand(t, c)
 	}
@@ -55,6 +57,38 @@ func (s *scenario) command(t *testing.T, c command) *logpb.LaneOp {
 		op.Prev = c.num("prev")
 	}
 	return op
+}
+
+// groupCommand makes what a home tells a group, or a group a member's home.
+func groupCommand(c command) *logpb.GroupItem {
+	filter, client := c.opts["of"], c.arg
+	switch c.name {
+	case "member": // member CLIENT of=FILTER from=p1|1.1 stamp=N qos=N window=N [at=1.1] [epoch=N] [rap] [id=N] [kept=1,2]
+		p := &logpb.GroupMember{
+			Filter: filter, ClientId: client, Stamp: c.num("stamp"), Epoch: c.num("epoch"), Window: uint32(c.num("window")),
+			Qos: uint32(c.num("qos")), RetainAsPublished: c.has("rap"), Id: uint32(c.num("id")), Kept: wide(c.nums("kept")),
+		}
+		if c.has("at") {
+			p.Gateway = c.source("at")
+		}
+		return &logpb.GroupItem{Body: &logpb.GroupItem_Member{Member: p}}
+	case "leave": // leave CLIENT of=FILTER from=p1|1.1
+		return &logpb.GroupItem{Body: &logpb.GroupItem_Leave{Leave: &logpb.GroupLeave{Filter: filter, ClientId: client}}}
+	case "taken": // taken CLIENT of=FILTER from=p1|1.1 items=1,2
+		return &logpb.GroupItem{Body: &logpb.GroupItem_Taken{Taken: &logpb.GroupTaken{Filter: filter, ClientId: client, Items: wide(c.nums("items"))}}}
+	}
+	// assigned CLIENT of=FILTER from=p1 stamp=N item=N qos=N topic=T payload=P [id=N]
+	return &logpb.GroupItem{Body: &logpb.GroupItem_Assigned{Assigned: &logpb.GroupAssigned{
+		Filter: filter, ClientId: client, Stamp: c.num("stamp"), Item: c.num("item"), Qos: uint32(c.num("qos")),
+		SubscriptionId: uint32(c.num("id")), Message: messageOf(c, c.opts["topic"]),
+	}}}
+}
+
+func wide(list []uint32) (numbers []uint64) {
+	for _, n := range list {
+		numbers = append(numbers, uint64(n))
+	}
+	return numbers
 }
 
 // leaderCommand makes the ops of a leader.

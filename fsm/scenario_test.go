@@ -204,7 +204,12 @@ func (s *scenario) query(t *testing.T, c command, b *strings.Builder) {
 	case "interest":
 		v, filters := s.m.Interest()
 		fmt.Fprintf(b, "version %d:", v)
-		filters(func(f string) { fmt.Fprintf(b, " %s", f) })
+		filters(func(c InterestChange) {
+			fmt.Fprintf(b, " %s", c.Filter)
+			if c.Groups {
+				b.WriteString("(shared)")
+			}
+		})
 		b.WriteString("\n")
 	case "mark": // mark SOURCE
 		mark, closed := s.m.Mark(parseSource(c.arg))
@@ -213,6 +218,9 @@ func (s *scenario) query(t *testing.T, c command, b *strings.Builder) {
 		x := s.m.Stats()
 		fmt.Fprintf(b, "sessions %d (%d connected, %d ephemeral), queued %d, inflight %d, inbound %d, retained %d, outbox %d, subscriptions %d\n",
 			x.Sessions, x.Connected, x.Ephemeral, x.Queued, x.Inflight, x.Inbound, x.Retained, x.Outbox, x.Subscriptions)
+		if x.Groups > 0 {
+			fmt.Fprintf(b, "groups %d with %d members, queued %d, assigned %d\n", x.Groups, x.Members, x.GroupQueued, x.GroupAssigned)
+		}
 	}
 }
 

@@ -54,6 +54,10 @@ type session struct {
 
 	inbound map[uint16]inbound
 
+	// assigned are messages of groups that wait for the window; there is a
+	// connection then.
+	assigned queue
+
 	holds    []*hold // by id
 	lastHold uint64
 	answered []answered // the newest last
@@ -132,6 +136,7 @@ func (s *session) clone(gen uint64) *session {
 	c.previous = slices.Clone(s.previous)
 	c.subs = slices.Clone(s.subs)
 	c.queue = s.queue.clone()
+	c.assigned = s.assigned.clone()
 	c.inflight = s.inflight.clone()
 	c.inbound = maps.Clone(s.inbound)
 	c.answered = slices.Clone(s.answered)
@@ -251,10 +256,13 @@ func (m *Machine) end(sl *slot, reason Reason) {
 		m.dequeue(s)
 		lost++
 	}
+	lost += m.endShared(s)
 	s.inflight.each(func(x *flight) bool {
 		if x.q != nil {
 			m.forget(x.q.msg)
-			lost++
+			if x.q.share == "" {
+				lost++
+			}
 		}
 		return true
 	})
@@ -266,7 +274,9 @@ func (m *Machine) end(sl *slot, reason Reason) {
 	}
 	m.stats.Inbound -= len(s.inbound)
 	for _, sub := range s.subs {
-		m.unlinkSub(sl, sub)
+		if !isShared(sub.Filter) {
+			m.unlinkSub(sl, sub)
+		}
 	}
 	m.countDrop(s, OfflineSession, reason, lost)
 	if s.ephemeral {
@@ -289,5 +299,5 @@ func (m *Machine) countDrop(s *session, class Class, reason Reason, n uint64) {
 		s.dropped += n
 	}
 	m.stats.Dropped[class][reason] += n
-	m.effects.Dropped = append(m.effects.Dropped, Drop{s.id, class, reason, n, first})
+	m.effects.Dropped = append(m.effects.Dropped, Drop{ClientID: s.id, Class: class, Reason: reason, N: n, First: first})
 }

@@ -17,6 +17,7 @@ import (
 type Snapshot struct {
 	header   *logpb.SnapshotHeader
 	sessions []*session
+	groups   []*group
 	retained []*message
 	outbox   []*OutboxItem
 	lanes    map[uint64]lane
@@ -32,7 +33,7 @@ func (m *Machine) Snapshot() *Snapshot {
 		header: &logpb.SnapshotHeader{
 			Format: Format, Partition: m.partition, Partitions: m.partitions,
 			Applied: m.applied, Time: m.time, LastEpoch: m.lastEpoch,
-			OutboxSeq: m.outboxSeq, InterestVersion: m.version, Settings: m.settings,
+			OutboxSeq: m.outboxSeq, InterestVersion: m.version, Settings: m.settings, LastStamp: m.lastStamp,
 		},
 		sessions: slices.Clone(m.list),
 		retained: slices.Clone(m.retainedList),
@@ -42,6 +43,9 @@ func (m *Machine) Snapshot() *Snapshot {
 	}
 	for source, l := range m.lanes {
 		s.lanes[source] = *l
+	}
+	for _, sl := range m.groups {
+		s.groups = append(s.groups, sl.g)
 	}
 	return s
 }
@@ -71,6 +75,10 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	for _, x := range s.sessions {
 		rw.session(x)
 	}
+	slices.SortFunc(s.groups, func(a, b *group) int { return strings.Compare(a.filter, b.filter) })
+	for _, x := range s.groups {
+		rw.group(x)
+	}
 	slices.SortFunc(s.retained, func(a, b *message) int { return strings.Compare(a.pb.Topic, b.pb.Topic) })
 	for _, x := range s.retained {
 		rw.write(&logpb.SnapshotRecord{Body: &logpb.SnapshotRecord_Retained{
@@ -86,6 +94,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		rw.write(&logpb.SnapshotRecord{Body: &logpb.SnapshotRecord_Outbox{Outbox: &logpb.OutboxItem{
 			Seq: x.Seq, Message: rw.number(x.msg), AfterClose: x.AfterClose,
 			WaitClient: x.WaitClient, WaitPacketId: uint32(x.WaitPacketID), Stored: x.Stored,
+			Destination: x.Destination, Group: rw.posted(x),
 		}}})
 	}
 	for _, source := range sortedKeys(s.lanes) {
@@ -149,6 +158,7 @@ func (w *recordWriter) queued(q *queued) *logpb.QueuedMessage {
 	}
 	return &logpb.QueuedMessage{
 		Message: w.number(q.msg), Qos: q.qos, Retained: q.retained, SubscriptionIds: q.ids,
+		Share: q.share, Item: q.item,
 	}
 }
 
@@ -167,6 +177,9 @@ func (w *recordWriter) session(s *session) {
 	}
 	for i := range s.queue.n {
 		r.Queue = append(r.Queue, w.queued(s.queue.at(i)))
+	}
+	for i := range s.assigned.n {
+		r.Assigned = append(r.Assigned, w.queued(s.assigned.at(i)))
 	}
 	s.inflight.each(func(x *flight) bool {
 		r.Inflight = append(r.Inflight, &logpb.InflightMessage{

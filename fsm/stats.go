@@ -16,9 +16,16 @@ type Stats struct {
 	OutboxBytes   int64
 	Subscriptions int
 	Filters       int // distinct filters in the interest
-	Bytes         int64
-	UnknownAcks   uint64
-	Dropped       [classes][reasons]uint64
+
+	Groups           int // shared subscriptions
+	Members          int // of all groups
+	GroupQueued      int // messages that wait in groups for a member
+	GroupQueuedBytes int64
+	GroupAssigned    int // messages that members have not acknowledged
+
+	Bytes       int64
+	UnknownAcks uint64
+	Dropped     [classes][reasons]uint64
 }
 
 // Classes and Reasons enumerate the indices of Stats.Dropped.

@@ -25,6 +25,11 @@ func (m *Machine) subscribe(op *logpb.Subscribe) (uint32, []byte) {
 	s := m.edit(sl)
 	r := &logpb.SubscribeResult{}
 	for _, sub := range op.Subscriptions {
+		if isShared(sub.Filter) { // never with retained messages [MQTT 5.0 4.8.2]
+			code, existed := m.subscribeShared(sl, sub, r)
+			r.Codes, r.Existed = append(r.Codes, code), append(r.Existed, existed)
+			continue
+		}
 		code, existed := m.subscribeOne(sl, sub)
 		r.Codes = append(r.Codes, code)
 		r.Existed = append(r.Existed, existed)
@@ -38,20 +43,15 @@ func (m *Machine) subscribe(op *logpb.Subscribe) (uint32, []byte) {
 		r.Hold = s.lastHold
 		s.holds = append(s.holds, &hold{id: r.Hold, filters: slices.Clone(r.Retained)})
 	}
-	r.Version = m.version
-	if len(m.touched) > 0 {
-		r.Version++ // the entry is not over, but its version is certain
-	}
+	m.runPosted() // a group of this partition counts in the version
+	r.Version = m.nextVersion()
 	return CodeOK, encode(r)
 }
 
 func (m *Machine) subscribeOne(sl *slot, sub *logpb.Subscription) (code uint32, existed bool) {
 	s := sl.s
-	switch {
-	case sub.Qos > 2 || topic.ValidFilter(sub.Filter) != nil:
+	if sub.Qos > 2 || topic.ValidFilter(sub.Filter) != nil {
 		return CodeFilterInvalid, false
-	case strings.HasPrefix(sub.Filter, topic.SharePrefix):
-		return CodeSharedUnsupported, false
 	}
 	i, existed := s.findSub(sub.Filter)
 	if existed { // replaced, not added [MQTT-3.8.4-3]
@@ -82,6 +82,13 @@ func (m *Machine) unsubscribe(op *logpb.Unsubscribe) (uint32, []byte) {
 		if !existed {
 			continue
 		}
+		if isShared(filter) {
+			if posted := m.unsubscribeShared(sl, s.subs[i].Filter); posted != nil {
+				r.Posted = append(r.Posted, posted)
+			}
+			s.subs = slices.Delete(s.subs, i, i+1)
+			continue
+		}
 		m.unlinkSub(sl, s.subs[i])
 		s.subs = slices.Delete(s.subs, i, i+1)
 		for _, h := range slices.Clone(s.holds) {
@@ -101,12 +108,8 @@ func (m *Machine) unsubscribe(op *logpb.Unsubscribe) (uint32, []byte) {
 func (m *Machine) linkSub(sl *slot, sub *logpb.Subscription) {
 	m.tree.Set(sub.Filter, sl.order, subRef{sl, sub})
 	m.stats.Subscriptions++
-	if sub.Qos == 0 {
-		return
-	}
-	m.interest[sub.Filter]++
-	if m.interest[sub.Filter] == 1 {
-		m.touched[sub.Filter] = struct{}{}
+	if sub.Qos > 0 {
+		m.countInterest(sub.Filter, 1, 0)
 	}
 }
 
@@ -117,14 +120,42 @@ func (m *Machine) unlinkSub(sl *slot, sub *logpb.Subscription) {
 
 func (m *Machine) uncountSub(sub *logpb.Subscription) {
 	m.stats.Subscriptions--
-	if sub.Qos == 0 {
-		return
+	if sub.Qos > 0 {
+		m.countInterest(sub.Filter, -1, 0)
 	}
-	m.interest[sub.Filter]--
-	if m.interest[sub.Filter] == 0 {
-		delete(m.interest, sub.Filter)
-		m.touched[sub.Filter] = struct{}{}
+}
+
+// wants counts the reasons for the interest in one filter.
+type wants struct {
+	sessions int // subscriptions at QoS 1 or 2
+	groups   int
+}
+
+func (w wants) change(filter string) InterestChange {
+	return InterestChange{Filter: filter, Added: w != wants{}, Groups: w.groups > 0}
+}
+
+// countInterest counts subscriptions, or groups, that come (1) or go (-1).
+func (m *Machine) countInterest(filter string, sessions, groups int) {
+	old := m.interest[filter]
+	w := wants{old.sessions + sessions, old.groups + groups}
+	if w == (wants{}) {
+		delete(m.interest, filter)
+	} else {
+		m.interest[filter] = w
 	}
+	if w.change(filter) != old.change(filter) {
+		m.touched[filter] = struct{}{}
+	}
+}
+
+// nextVersion is the interest's version after the entry, as far as it has come: that
+// may grow, which does no harm.
+func (m *Machine) nextVersion() uint64 {
+	if len(m.touched) > 0 {
+		return m.version + 1
+	}
+	return m.version
 }
 
 // settleInterest ends the entry's changes of the interest.
@@ -132,7 +163,7 @@ func (m *Machine) settleInterest() {
 	if len(m.touched) > 0 {
 		m.version++
 		for filter := range m.touched {
-			m.effects.Interest = append(m.effects.Interest, InterestChange{filter, m.interest[filter] > 0})
+			m.effects.Interest = append(m.effects.Interest, m.interest[filter].change(filter))
 		}
 		clear(m.touched)
 		slices.SortFunc(m.effects.Interest, func(a, b InterestChange) int { return strings.Compare(a.Filter, b.Filter) })
@@ -140,13 +171,13 @@ func (m *Machine) settleInterest() {
 	m.effects.Version = m.version
 }
 
-// Interest is the partition's whole interest: the filters for which some
-// persistent session subscribes at QoS 1 or 2, each once, in byte order.
+// Interest is the partition's whole interest: the filters for which some persistent
+// session subscribes at QoS 1 or 2, or that some group shares, each once, in byte order.
 // filters must be called before the next Apply.
-func (m *Machine) Interest() (version uint64, filters func(fn func(filter string))) {
-	return m.version, func(fn func(filter string)) {
+func (m *Machine) Interest() (version uint64, filters func(fn func(InterestChange))) {
+	return m.version, func(fn func(InterestChange)) {
 		for _, filter := range sortedKeys(m.interest) {
-			fn(filter)
+			fn(m.interest[filter].change(filter))
 		}
 	}
 }

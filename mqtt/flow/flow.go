@@ -177,6 +177,9 @@ const (
 	// WantReliable: messages of QoS 1 and 2 by an exactly-once lane, because
 	// some ephemeral session subscribes at QoS 1 or 2.
 	WantReliable
+	// WantShared: some group of a partition shares a subscription, and takes messages
+	// of QoS 0 as well.
+	WantShared
 )
 
 // Errors with which the cluster answers a gateway.

@@ -120,7 +120,7 @@ func (x Ack_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Ack_Kind.Descriptor instead.
 func (Ack_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{18, 0}
+	return file_logpb_log_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Entry is one entry of a partition's log: the ops the leader collected while
@@ -355,6 +355,7 @@ type Op struct {
 	//	*Op_Release
 	//	*Op_Acks
 	//	*Op_RetainedAnswer
+	//	*Op_Group
 	//	*Op_Lead
 	//	*Op_CloseGateway
 	//	*Op_OutboxDone
@@ -485,6 +486,15 @@ func (x *Op) GetRetainedAnswer() *RetainedAnswer {
 	return nil
 }
 
+func (x *Op) GetGroup() *Group {
+	if x != nil {
+		if x, ok := x.Body.(*Op_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
 func (x *Op) GetLead() *Lead {
 	if x != nil {
 		if x, ok := x.Body.(*Op_Lead); ok {
@@ -588,6 +598,10 @@ type Op_RetainedAnswer struct {
 	RetainedAnswer *RetainedAnswer `protobuf:"bytes,9,opt,name=retained_answer,json=retainedAnswer,proto3,oneof"`
 }
 
+type Op_Group struct {
+	Group *Group `protobuf:"bytes,10,opt,name=group,proto3,oneof"`
+}
+
 type Op_Lead struct {
 	// Ops of the leader:
 	Lead *Lead `protobuf:"bytes,20,opt,name=lead,proto3,oneof"`
@@ -634,6 +648,8 @@ func (*Op_Release) isOp_Body() {}
 func (*Op_Acks) isOp_Body() {}
 
 func (*Op_RetainedAnswer) isOp_Body() {}
+
+func (*Op_Group) isOp_Body() {}
 
 func (*Op_Lead) isOp_Body() {}
 
@@ -1067,8 +1083,11 @@ type Subscription struct {
 	RetainAsPublished bool                   `protobuf:"varint,4,opt,name=retain_as_published,json=retainAsPublished,proto3" json:"retain_as_published,omitempty"`
 	RetainHandling    uint32                 `protobuf:"varint,5,opt,name=retain_handling,json=retainHandling,proto3" json:"retain_handling,omitempty"`
 	Id                uint32                 `protobuf:"varint,6,opt,name=id,proto3" json:"id,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// stamp of a shared subscription, in state: that of the last GroupMember that
+	// the session's partition sent for it.
+	Stamp         uint64 `protobuf:"varint,7,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscription) Reset() {
@@ -1139,6 +1158,13 @@ func (x *Subscription) GetRetainHandling() uint32 {
 func (x *Subscription) GetId() uint32 {
 	if x != nil {
 		return x.Id
+	}
+	return 0
+}
+
+func (x *Subscription) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
 	}
 	return 0
 }
@@ -1289,7 +1315,9 @@ type SubscribeResult struct {
 	// for; an answer must follow.
 	Retained []string `protobuf:"bytes,4,rep,name=retained,proto3" json:"retained,omitempty"`
 	// hold names this wait in RetainedAnswer.
-	Hold          uint64 `protobuf:"varint,5,opt,name=hold,proto3" json:"hold,omitempty"`
+	Hold uint64 `protobuf:"varint,5,opt,name=hold,proto3" json:"hold,omitempty"`
+	// posted: what the groups of shared subscriptions must take first.
+	Posted        []*Posted `protobuf:"bytes,6,rep,name=posted,proto3" json:"posted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1359,6 +1387,67 @@ func (x *SubscribeResult) GetHold() uint64 {
 	return 0
 }
 
+func (x *SubscribeResult) GetPosted() []*Posted {
+	if x != nil {
+		return x.Posted
+	}
+	return nil
+}
+
+// Posted is an item of this partition's outbox that concerns another one alone: it
+// is applied there when that partition's mark of this one has reached seq.
+type Posted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Posted) Reset() {
+	*x = Posted{}
+	mi := &file_logpb_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Posted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Posted) ProtoMessage() {}
+
+func (x *Posted) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Posted.ProtoReflect.Descriptor instead.
+func (*Posted) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Posted) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Posted) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
 type Unsubscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClientId      string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
@@ -1370,7 +1459,7 @@ type Unsubscribe struct {
 
 func (x *Unsubscribe) Reset() {
 	*x = Unsubscribe{}
-	mi := &file_logpb_log_proto_msgTypes[13]
+	mi := &file_logpb_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1471,7 @@ func (x *Unsubscribe) String() string {
 func (*Unsubscribe) ProtoMessage() {}
 
 func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[13]
+	mi := &file_logpb_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1484,7 @@ func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsubscribe.ProtoReflect.Descriptor instead.
 func (*Unsubscribe) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{13}
+	return file_logpb_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Unsubscribe) GetClientId() string {
@@ -1422,13 +1511,14 @@ func (x *Unsubscribe) GetFilters() []string {
 type UnsubscribeResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Existed       []bool                 `protobuf:"varint,1,rep,packed,name=existed,proto3" json:"existed,omitempty"`
+	Posted        []*Posted              `protobuf:"bytes,2,rep,name=posted,proto3" json:"posted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnsubscribeResult) Reset() {
 	*x = UnsubscribeResult{}
-	mi := &file_logpb_log_proto_msgTypes[14]
+	mi := &file_logpb_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1530,7 @@ func (x *UnsubscribeResult) String() string {
 func (*UnsubscribeResult) ProtoMessage() {}
 
 func (x *UnsubscribeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[14]
+	mi := &file_logpb_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,12 +1543,19 @@ func (x *UnsubscribeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribeResult.ProtoReflect.Descriptor instead.
 func (*UnsubscribeResult) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{14}
+	return file_logpb_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UnsubscribeResult) GetExisted() []bool {
 	if x != nil {
 		return x.Existed
+	}
+	return nil
+}
+
+func (x *UnsubscribeResult) GetPosted() []*Posted {
+	if x != nil {
+		return x.Posted
 	}
 	return nil
 }
@@ -1479,7 +1576,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_logpb_log_proto_msgTypes[15]
+	mi := &file_logpb_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1588,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[15]
+	mi := &file_logpb_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1601,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{15}
+	return file_logpb_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Publish) GetMessage() *Message {
@@ -1547,7 +1644,7 @@ type Receive struct {
 
 func (x *Receive) Reset() {
 	*x = Receive{}
-	mi := &file_logpb_log_proto_msgTypes[16]
+	mi := &file_logpb_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1656,7 @@ func (x *Receive) String() string {
 func (*Receive) ProtoMessage() {}
 
 func (x *Receive) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[16]
+	mi := &file_logpb_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1669,7 @@ func (x *Receive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receive.ProtoReflect.Descriptor instead.
 func (*Receive) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{16}
+	return file_logpb_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Receive) GetClientId() string {
@@ -1614,7 +1711,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_logpb_log_proto_msgTypes[17]
+	mi := &file_logpb_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1723,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[17]
+	mi := &file_logpb_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1736,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{17}
+	return file_logpb_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Release) GetClientId() string {
@@ -1674,7 +1771,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_logpb_log_proto_msgTypes[18]
+	mi := &file_logpb_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1783,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[18]
+	mi := &file_logpb_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1796,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{18}
+	return file_logpb_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ack) GetKind() Ack_Kind {
@@ -1739,7 +1836,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_logpb_log_proto_msgTypes[19]
+	mi := &file_logpb_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1848,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[19]
+	mi := &file_logpb_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1861,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{19}
+	return file_logpb_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Acks) GetClientId() string {
@@ -1823,7 +1920,7 @@ type RetainedAnswer struct {
 
 func (x *RetainedAnswer) Reset() {
 	*x = RetainedAnswer{}
-	mi := &file_logpb_log_proto_msgTypes[20]
+	mi := &file_logpb_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1932,7 @@ func (x *RetainedAnswer) String() string {
 func (*RetainedAnswer) ProtoMessage() {}
 
 func (x *RetainedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[20]
+	mi := &file_logpb_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1945,7 @@ func (x *RetainedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetainedAnswer.ProtoReflect.Descriptor instead.
 func (*RetainedAnswer) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{20}
+	return file_logpb_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RetainedAnswer) GetClientId() string {
@@ -1886,6 +1983,573 @@ func (x *RetainedAnswer) GetMore() bool {
 	return false
 }
 
+// Group is what the members of shared subscriptions and their groups have to tell
+// each other, in order. A group lives in the partition that its filter hashes to; a
+// member's home is the partition of its stored session, or, for an ephemeral
+// session, its gateway.
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*GroupItem           `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_logpb_log_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Group) GetItems() []*GroupItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type GroupItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*GroupItem_Member
+	//	*GroupItem_Leave
+	//	*GroupItem_Taken
+	//	*GroupItem_Assigned
+	Body          isGroupItem_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupItem) Reset() {
+	*x = GroupItem{}
+	mi := &file_logpb_log_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupItem) ProtoMessage() {}
+
+func (x *GroupItem) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupItem.ProtoReflect.Descriptor instead.
+func (*GroupItem) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GroupItem) GetBody() isGroupItem_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *GroupItem) GetMember() *GroupMember {
+	if x != nil {
+		if x, ok := x.Body.(*GroupItem_Member); ok {
+			return x.Member
+		}
+	}
+	return nil
+}
+
+func (x *GroupItem) GetLeave() *GroupLeave {
+	if x != nil {
+		if x, ok := x.Body.(*GroupItem_Leave); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
+func (x *GroupItem) GetTaken() *GroupTaken {
+	if x != nil {
+		if x, ok := x.Body.(*GroupItem_Taken); ok {
+			return x.Taken
+		}
+	}
+	return nil
+}
+
+func (x *GroupItem) GetAssigned() *GroupAssigned {
+	if x != nil {
+		if x, ok := x.Body.(*GroupItem_Assigned); ok {
+			return x.Assigned
+		}
+	}
+	return nil
+}
+
+type isGroupItem_Body interface {
+	isGroupItem_Body()
+}
+
+type GroupItem_Member struct {
+	Member *GroupMember `protobuf:"bytes,1,opt,name=member,proto3,oneof"` // home to group
+}
+
+type GroupItem_Leave struct {
+	Leave *GroupLeave `protobuf:"bytes,2,opt,name=leave,proto3,oneof"` // home to group
+}
+
+type GroupItem_Taken struct {
+	Taken *GroupTaken `protobuf:"bytes,3,opt,name=taken,proto3,oneof"` // home to group
+}
+
+type GroupItem_Assigned struct {
+	Assigned *GroupAssigned `protobuf:"bytes,4,opt,name=assigned,proto3,oneof"` // group to home
+}
+
+func (*GroupItem_Member) isGroupItem_Body() {}
+
+func (*GroupItem_Leave) isGroupItem_Body() {}
+
+func (*GroupItem_Taken) isGroupItem_Body() {}
+
+func (*GroupItem_Assigned) isGroupItem_Body() {}
+
+// GroupMember says how a member stands: it joins, or something has changed. What was
+// assigned to it before and is not among kept goes back to the group; the home
+// ignores what comes with an earlier stamp. So both sides always agree on who has
+// what.
+type GroupMember struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Filter            string                 `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"` // with its $share prefix
+	ClientId          string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Stamp             uint64                 `protobuf:"varint,3,opt,name=stamp,proto3" json:"stamp,omitempty"`     // grows with each GroupMember of the home
+	Gateway           uint64                 `protobuf:"varint,4,opt,name=gateway,proto3" json:"gateway,omitempty"` // of the connection; 0: not connected
+	Epoch             uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`     // of the connection
+	Window            uint32                 `protobuf:"varint,6,opt,name=window,proto3" json:"window,omitempty"`   // Receive Maximum
+	Qos               uint32                 `protobuf:"varint,7,opt,name=qos,proto3" json:"qos,omitempty"`         // granted
+	RetainAsPublished bool                   `protobuf:"varint,8,opt,name=retain_as_published,json=retainAsPublished,proto3" json:"retain_as_published,omitempty"`
+	Id                uint32                 `protobuf:"varint,9,opt,name=id,proto3" json:"id,omitempty"`
+	Kept              []uint64               `protobuf:"varint,10,rep,packed,name=kept,proto3" json:"kept,omitempty"` // numbers of items
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_logpb_log_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GroupMember) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *GroupMember) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *GroupMember) GetGateway() uint64 {
+	if x != nil {
+		return x.Gateway
+	}
+	return 0
+}
+
+func (x *GroupMember) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *GroupMember) GetWindow() uint32 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *GroupMember) GetQos() uint32 {
+	if x != nil {
+		return x.Qos
+	}
+	return 0
+}
+
+func (x *GroupMember) GetRetainAsPublished() bool {
+	if x != nil {
+		return x.RetainAsPublished
+	}
+	return false
+}
+
+func (x *GroupMember) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *GroupMember) GetKept() []uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// GroupLeave ends a membership. All that is assigned to it goes back to the group.
+type GroupLeave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filter        string                 `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	ClientId      string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupLeave) Reset() {
+	*x = GroupLeave{}
+	mi := &file_logpb_log_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupLeave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupLeave) ProtoMessage() {}
+
+func (x *GroupLeave) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupLeave.ProtoReflect.Descriptor instead.
+func (*GroupLeave) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GroupLeave) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *GroupLeave) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// GroupTaken says that the group may forget items: the client has them, or they
+// must not go to anybody else [MQTT-4.8.2-5], [MQTT-4.8.2-6].
+type GroupTaken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filter        string                 `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	ClientId      string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Items         []uint64               `protobuf:"varint,3,rep,packed,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupTaken) Reset() {
+	*x = GroupTaken{}
+	mi := &file_logpb_log_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupTaken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupTaken) ProtoMessage() {}
+
+func (x *GroupTaken) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupTaken.ProtoReflect.Descriptor instead.
+func (*GroupTaken) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GroupTaken) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *GroupTaken) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GroupTaken) GetItems() []uint64 {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// GroupAssigned brings a member a message.
+type GroupAssigned struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Filter         string                 `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	ClientId       string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Stamp          uint64                 `protobuf:"varint,3,opt,name=stamp,proto3" json:"stamp,omitempty"` // of the member's last GroupMember
+	Epoch          uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Item           uint64                 `protobuf:"varint,5,opt,name=item,proto3" json:"item,omitempty"`         // number within the group
+	Qos            uint32                 `protobuf:"varint,6,opt,name=qos,proto3" json:"qos,omitempty"`           // 1 or 2
+	Retained       bool                   `protobuf:"varint,7,opt,name=retained,proto3" json:"retained,omitempty"` // the RETAIN flag to send
+	SubscriptionId uint32                 `protobuf:"varint,8,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
+	Message        *Message               `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`                                    // in an op
+	MessageNumber  uint64                 `protobuf:"varint,10,opt,name=message_number,json=messageNumber,proto3" json:"message_number,omitempty"` // in a snapshot
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupAssigned) Reset() {
+	*x = GroupAssigned{}
+	mi := &file_logpb_log_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupAssigned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupAssigned) ProtoMessage() {}
+
+func (x *GroupAssigned) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupAssigned.ProtoReflect.Descriptor instead.
+func (*GroupAssigned) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GroupAssigned) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *GroupAssigned) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GroupAssigned) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *GroupAssigned) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *GroupAssigned) GetItem() uint64 {
+	if x != nil {
+		return x.Item
+	}
+	return 0
+}
+
+func (x *GroupAssigned) GetQos() uint32 {
+	if x != nil {
+		return x.Qos
+	}
+	return 0
+}
+
+func (x *GroupAssigned) GetRetained() bool {
+	if x != nil {
+		return x.Retained
+	}
+	return false
+}
+
+func (x *GroupAssigned) GetSubscriptionId() uint32 {
+	if x != nil {
+		return x.SubscriptionId
+	}
+	return 0
+}
+
+func (x *GroupAssigned) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *GroupAssigned) GetMessageNumber() uint64 {
+	if x != nil {
+		return x.MessageNumber
+	}
+	return 0
+}
+
+// GroupResult is the result of a Group of a gateway that has members or leaves.
+type GroupResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Existed       []bool                 `protobuf:"varint,1,rep,packed,name=existed,proto3" json:"existed,omitempty"` // by member and leave
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`        // of the partition's interest from which they count
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupResult) Reset() {
+	*x = GroupResult{}
+	mi := &file_logpb_log_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupResult) ProtoMessage() {}
+
+func (x *GroupResult) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
+func (*GroupResult) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GroupResult) GetExisted() []bool {
+	if x != nil {
+		return x.Existed
+	}
+	return nil
+}
+
+func (x *GroupResult) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Lead is a leader's first entry: the barrier after which it may push, grant and
 // answer, and the settings that apply must agree on.
 type Lead struct {
@@ -1899,7 +2563,7 @@ type Lead struct {
 
 func (x *Lead) Reset() {
 	*x = Lead{}
-	mi := &file_logpb_log_proto_msgTypes[21]
+	mi := &file_logpb_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2575,7 @@ func (x *Lead) String() string {
 func (*Lead) ProtoMessage() {}
 
 func (x *Lead) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[21]
+	mi := &file_logpb_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2588,7 @@ func (x *Lead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lead.ProtoReflect.Descriptor instead.
 func (*Lead) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{21}
+	return file_logpb_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Lead) GetLeader() string {
@@ -1965,7 +2629,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_logpb_log_proto_msgTypes[22]
+	mi := &file_logpb_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2641,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[22]
+	mi := &file_logpb_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2654,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{22}
+	return file_logpb_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Settings) GetMaxQueueMessages() uint32 {
@@ -2066,7 +2730,7 @@ type CloseGateway struct {
 
 func (x *CloseGateway) Reset() {
 	*x = CloseGateway{}
-	mi := &file_logpb_log_proto_msgTypes[23]
+	mi := &file_logpb_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2742,7 @@ func (x *CloseGateway) String() string {
 func (*CloseGateway) ProtoMessage() {}
 
 func (x *CloseGateway) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[23]
+	mi := &file_logpb_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2755,7 @@ func (x *CloseGateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGateway.ProtoReflect.Descriptor instead.
 func (*CloseGateway) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{23}
+	return file_logpb_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CloseGateway) GetGateway() uint64 {
@@ -2113,7 +2777,7 @@ type OutboxDone struct {
 
 func (x *OutboxDone) Reset() {
 	*x = OutboxDone{}
-	mi := &file_logpb_log_proto_msgTypes[24]
+	mi := &file_logpb_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2789,7 @@ func (x *OutboxDone) String() string {
 func (*OutboxDone) ProtoMessage() {}
 
 func (x *OutboxDone) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[24]
+	mi := &file_logpb_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2802,7 @@ func (x *OutboxDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutboxDone.ProtoReflect.Descriptor instead.
 func (*OutboxDone) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{24}
+	return file_logpb_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OutboxDone) GetDone() []uint64 {
@@ -2164,7 +2828,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_logpb_log_proto_msgTypes[25]
+	mi := &file_logpb_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2840,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[25]
+	mi := &file_logpb_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2853,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{25}
+	return file_logpb_log_proto_rawDescGZIP(), []int{33}
 }
 
 // OwnerClosed says that a previous owner's connection completes nothing any more.
@@ -2203,7 +2867,7 @@ type OwnerClosed struct {
 
 func (x *OwnerClosed) Reset() {
 	*x = OwnerClosed{}
-	mi := &file_logpb_log_proto_msgTypes[26]
+	mi := &file_logpb_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2879,7 @@ func (x *OwnerClosed) String() string {
 func (*OwnerClosed) ProtoMessage() {}
 
 func (x *OwnerClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[26]
+	mi := &file_logpb_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2892,7 @@ func (x *OwnerClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerClosed.ProtoReflect.Descriptor instead.
 func (*OwnerClosed) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{26}
+	return file_logpb_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OwnerClosed) GetClientId() string {
@@ -2255,7 +2919,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_logpb_log_proto_msgTypes[27]
+	mi := &file_logpb_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2931,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[27]
+	mi := &file_logpb_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2944,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{27}
+	return file_logpb_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Checkpoint) GetId() uint64 {
@@ -2300,7 +2964,7 @@ type DeleteSession struct {
 
 func (x *DeleteSession) Reset() {
 	*x = DeleteSession{}
-	mi := &file_logpb_log_proto_msgTypes[28]
+	mi := &file_logpb_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2976,7 @@ func (x *DeleteSession) String() string {
 func (*DeleteSession) ProtoMessage() {}
 
 func (x *DeleteSession) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[28]
+	mi := &file_logpb_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2989,7 @@ func (x *DeleteSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSession.ProtoReflect.Descriptor instead.
 func (*DeleteSession) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{28}
+	return file_logpb_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteSession) GetClientId() string {
@@ -2351,6 +3015,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Closed
 	//	*SnapshotRecord_Trailer
 	//	*SnapshotRecord_Message
+	//	*SnapshotRecord_Group
 	Body          isSnapshotRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2358,7 +3023,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_logpb_log_proto_msgTypes[29]
+	mi := &file_logpb_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +3035,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[29]
+	mi := &file_logpb_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +3048,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{29}
+	return file_logpb_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SnapshotRecord) GetBody() isSnapshotRecord_Body {
@@ -2465,6 +3130,15 @@ func (x *SnapshotRecord) GetMessage() *Message {
 	return nil
 }
 
+func (x *SnapshotRecord) GetGroup() *GroupState {
+	if x != nil {
+		if x, ok := x.Body.(*SnapshotRecord_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Body interface {
 	isSnapshotRecord_Body()
 }
@@ -2501,6 +3175,10 @@ type SnapshotRecord_Message struct {
 	Message *Message `protobuf:"bytes,8,opt,name=message,proto3,oneof"`
 }
 
+type SnapshotRecord_Group struct {
+	Group *GroupState `protobuf:"bytes,9,opt,name=group,proto3,oneof"` // after the sessions
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Body() {}
 
 func (*SnapshotRecord_Session) isSnapshotRecord_Body() {}
@@ -2517,6 +3195,8 @@ func (*SnapshotRecord_Trailer) isSnapshotRecord_Body() {}
 
 func (*SnapshotRecord_Message) isSnapshotRecord_Body() {}
 
+func (*SnapshotRecord_Group) isSnapshotRecord_Body() {}
+
 type RetainedState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       uint64                 `protobuf:"varint,1,opt,name=message,proto3" json:"message,omitempty"` // number
@@ -2526,7 +3206,7 @@ type RetainedState struct {
 
 func (x *RetainedState) Reset() {
 	*x = RetainedState{}
-	mi := &file_logpb_log_proto_msgTypes[30]
+	mi := &file_logpb_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +3218,7 @@ func (x *RetainedState) String() string {
 func (*RetainedState) ProtoMessage() {}
 
 func (x *RetainedState) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[30]
+	mi := &file_logpb_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +3231,7 @@ func (x *RetainedState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetainedState.ProtoReflect.Descriptor instead.
 func (*RetainedState) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{30}
+	return file_logpb_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RetainedState) GetMessage() uint64 {
@@ -2572,13 +3252,14 @@ type SnapshotHeader struct {
 	OutboxSeq       uint64                 `protobuf:"varint,7,opt,name=outbox_seq,json=outboxSeq,proto3" json:"outbox_seq,omitempty"`
 	InterestVersion uint64                 `protobuf:"varint,8,opt,name=interest_version,json=interestVersion,proto3" json:"interest_version,omitempty"`
 	Settings        *Settings              `protobuf:"bytes,9,opt,name=settings,proto3" json:"settings,omitempty"`
+	LastStamp       uint64                 `protobuf:"varint,10,opt,name=last_stamp,json=lastStamp,proto3" json:"last_stamp,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_logpb_log_proto_msgTypes[31]
+	mi := &file_logpb_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +3271,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[31]
+	mi := &file_logpb_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +3284,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{31}
+	return file_logpb_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -2669,6 +3350,13 @@ func (x *SnapshotHeader) GetSettings() *Settings {
 	return nil
 }
 
+func (x *SnapshotHeader) GetLastStamp() uint64 {
+	if x != nil {
+		return x.LastStamp
+	}
+	return 0
+}
+
 type SnapshotTrailer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Records       uint64                 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
@@ -2678,7 +3366,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_logpb_log_proto_msgTypes[32]
+	mi := &file_logpb_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +3378,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[32]
+	mi := &file_logpb_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +3391,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{32}
+	return file_logpb_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotTrailer) GetRecords() uint64 {
@@ -2723,7 +3411,7 @@ type ClosedNode struct {
 
 func (x *ClosedNode) Reset() {
 	*x = ClosedNode{}
-	mi := &file_logpb_log_proto_msgTypes[33]
+	mi := &file_logpb_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +3423,7 @@ func (x *ClosedNode) String() string {
 func (*ClosedNode) ProtoMessage() {}
 
 func (x *ClosedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[33]
+	mi := &file_logpb_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +3436,7 @@ func (x *ClosedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedNode.ProtoReflect.Descriptor instead.
 func (*ClosedNode) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{33}
+	return file_logpb_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ClosedNode) GetNode() uint32 {
@@ -2776,7 +3464,7 @@ type MarkState struct {
 
 func (x *MarkState) Reset() {
 	*x = MarkState{}
-	mi := &file_logpb_log_proto_msgTypes[34]
+	mi := &file_logpb_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +3476,7 @@ func (x *MarkState) String() string {
 func (*MarkState) ProtoMessage() {}
 
 func (x *MarkState) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[34]
+	mi := &file_logpb_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +3489,7 @@ func (x *MarkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkState.ProtoReflect.Descriptor instead.
 func (*MarkState) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{34}
+	return file_logpb_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MarkState) GetSource() uint64 {
@@ -2836,7 +3524,7 @@ type StoredResult struct {
 
 func (x *StoredResult) Reset() {
 	*x = StoredResult{}
-	mi := &file_logpb_log_proto_msgTypes[35]
+	mi := &file_logpb_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +3536,7 @@ func (x *StoredResult) String() string {
 func (*StoredResult) ProtoMessage() {}
 
 func (x *StoredResult) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[35]
+	mi := &file_logpb_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +3549,7 @@ func (x *StoredResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredResult.ProtoReflect.Descriptor instead.
 func (*StoredResult) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{35}
+	return file_logpb_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StoredResult) GetSeq() uint64 {
@@ -2891,16 +3579,19 @@ type OutboxItem struct {
 	Message    uint64                 `protobuf:"varint,2,opt,name=message,proto3" json:"message,omitempty"` // number
 	AfterClose uint64                 `protobuf:"varint,3,opt,name=after_close,json=afterClose,proto3" json:"after_close,omitempty"`
 	// The session flow that waits for the retained partition.
-	WaitClient    string `protobuf:"bytes,4,opt,name=wait_client,json=waitClient,proto3" json:"wait_client,omitempty"`
-	WaitPacketId  uint32 `protobuf:"varint,5,opt,name=wait_packet_id,json=waitPacketId,proto3" json:"wait_packet_id,omitempty"`
-	Stored        bool   `protobuf:"varint,6,opt,name=stored,proto3" json:"stored,omitempty"`
+	WaitClient   string `protobuf:"bytes,4,opt,name=wait_client,json=waitClient,proto3" json:"wait_client,omitempty"`
+	WaitPacketId uint32 `protobuf:"varint,5,opt,name=wait_packet_id,json=waitPacketId,proto3" json:"wait_packet_id,omitempty"`
+	Stored       bool   `protobuf:"varint,6,opt,name=stored,proto3" json:"stored,omitempty"`
+	// group, if it is not empty, is for destination only, and there is no message.
+	Destination   uint64       `protobuf:"varint,7,opt,name=destination,proto3" json:"destination,omitempty"`
+	Group         []*GroupItem `protobuf:"bytes,8,rep,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OutboxItem) Reset() {
 	*x = OutboxItem{}
-	mi := &file_logpb_log_proto_msgTypes[36]
+	mi := &file_logpb_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3603,7 @@ func (x *OutboxItem) String() string {
 func (*OutboxItem) ProtoMessage() {}
 
 func (x *OutboxItem) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[36]
+	mi := &file_logpb_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3616,7 @@ func (x *OutboxItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutboxItem.ProtoReflect.Descriptor instead.
 func (*OutboxItem) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{36}
+	return file_logpb_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OutboxItem) GetSeq() uint64 {
@@ -2970,6 +3661,20 @@ func (x *OutboxItem) GetStored() bool {
 	return false
 }
 
+func (x *OutboxItem) GetDestination() uint64 {
+	if x != nil {
+		return x.Destination
+	}
+	return 0
+}
+
+func (x *OutboxItem) GetGroup() []*GroupItem {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
 type SessionState struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ClientId       string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
@@ -3000,14 +3705,16 @@ type SessionState struct {
 	Pushed uint64 `protobuf:"varint,24,opt,name=pushed,proto3" json:"pushed,omitempty"`
 	// answered: the last retained messages that a subscription brought; a live copy
 	// that comes later is not delivered again.
-	Answered      []*AnsweredMessage `protobuf:"bytes,25,rep,name=answered,proto3" json:"answered,omitempty"`
+	Answered []*AnsweredMessage `protobuf:"bytes,25,rep,name=answered,proto3" json:"answered,omitempty"`
+	// assigned: messages of groups that wait for the window.
+	Assigned      []*QueuedMessage `protobuf:"bytes,26,rep,name=assigned,proto3" json:"assigned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_logpb_log_proto_msgTypes[37]
+	mi := &file_logpb_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3726,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[37]
+	mi := &file_logpb_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3739,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{37}
+	return file_logpb_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SessionState) GetClientId() string {
@@ -3210,6 +3917,13 @@ func (x *SessionState) GetAnswered() []*AnsweredMessage {
 	return nil
 }
 
+func (x *SessionState) GetAssigned() []*QueuedMessage {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
 type AnsweredMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IdSource      uint64                 `protobuf:"varint,1,opt,name=id_source,json=idSource,proto3" json:"id_source,omitempty"`
@@ -3222,7 +3936,7 @@ type AnsweredMessage struct {
 
 func (x *AnsweredMessage) Reset() {
 	*x = AnsweredMessage{}
-	mi := &file_logpb_log_proto_msgTypes[38]
+	mi := &file_logpb_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3234,7 +3948,7 @@ func (x *AnsweredMessage) String() string {
 func (*AnsweredMessage) ProtoMessage() {}
 
 func (x *AnsweredMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[38]
+	mi := &file_logpb_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3247,7 +3961,7 @@ func (x *AnsweredMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredMessage.ProtoReflect.Descriptor instead.
 func (*AnsweredMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{38}
+	return file_logpb_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AnsweredMessage) GetIdSource() uint64 {
@@ -3284,13 +3998,17 @@ type QueuedMessage struct {
 	Qos             uint32                 `protobuf:"varint,2,opt,name=qos,proto3" json:"qos,omitempty"`
 	Retained        bool                   `protobuf:"varint,3,opt,name=retained,proto3" json:"retained,omitempty"`
 	SubscriptionIds []uint32               `protobuf:"varint,4,rep,packed,name=subscription_ids,json=subscriptionIds,proto3" json:"subscription_ids,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// share is the filter of the group that the message comes from; empty: none, or
+	// the session has left the group.
+	Share         string `protobuf:"bytes,5,opt,name=share,proto3" json:"share,omitempty"`
+	Item          uint64 `protobuf:"varint,6,opt,name=item,proto3" json:"item,omitempty"` // its number there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueuedMessage) Reset() {
 	*x = QueuedMessage{}
-	mi := &file_logpb_log_proto_msgTypes[39]
+	mi := &file_logpb_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +4020,7 @@ func (x *QueuedMessage) String() string {
 func (*QueuedMessage) ProtoMessage() {}
 
 func (x *QueuedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[39]
+	mi := &file_logpb_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +4033,7 @@ func (x *QueuedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueuedMessage.ProtoReflect.Descriptor instead.
 func (*QueuedMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{39}
+	return file_logpb_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *QueuedMessage) GetMessage() uint64 {
@@ -3346,6 +4064,20 @@ func (x *QueuedMessage) GetSubscriptionIds() []uint32 {
 	return nil
 }
 
+func (x *QueuedMessage) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *QueuedMessage) GetItem() uint64 {
+	if x != nil {
+		return x.Item
+	}
+	return 0
+}
+
 type InflightMessage struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Delivery uint64                 `protobuf:"varint,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
@@ -3362,7 +4094,7 @@ type InflightMessage struct {
 
 func (x *InflightMessage) Reset() {
 	*x = InflightMessage{}
-	mi := &file_logpb_log_proto_msgTypes[40]
+	mi := &file_logpb_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3374,7 +4106,7 @@ func (x *InflightMessage) String() string {
 func (*InflightMessage) ProtoMessage() {}
 
 func (x *InflightMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[40]
+	mi := &file_logpb_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3387,7 +4119,7 @@ func (x *InflightMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InflightMessage.ProtoReflect.Descriptor instead.
 func (*InflightMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{40}
+	return file_logpb_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *InflightMessage) GetDelivery() uint64 {
@@ -3443,7 +4175,7 @@ type InboundMessage struct {
 
 func (x *InboundMessage) Reset() {
 	*x = InboundMessage{}
-	mi := &file_logpb_log_proto_msgTypes[41]
+	mi := &file_logpb_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +4187,7 @@ func (x *InboundMessage) String() string {
 func (*InboundMessage) ProtoMessage() {}
 
 func (x *InboundMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[41]
+	mi := &file_logpb_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +4200,7 @@ func (x *InboundMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundMessage.ProtoReflect.Descriptor instead.
 func (*InboundMessage) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{41}
+	return file_logpb_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *InboundMessage) GetPacketId() uint32 {
@@ -3503,7 +4235,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_logpb_log_proto_msgTypes[42]
+	mi := &file_logpb_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +4247,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[42]
+	mi := &file_logpb_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +4260,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{42}
+	return file_logpb_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Hold) GetId() uint64 {
@@ -3552,6 +4284,203 @@ func (x *Hold) GetHeld() []*QueuedMessage {
 	return nil
 }
 
+// GroupState is a shared subscription: the members and what waits for one of them.
+type GroupState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filter        string                 `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	LastItem      uint64                 `protobuf:"varint,2,opt,name=last_item,json=lastItem,proto3" json:"last_item,omitempty"`
+	Next          uint32                 `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"` // index of the member to be asked first
+	Members       []*GroupMemberState    `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Queue         []*GroupMessage        `protobuf:"bytes,5,rep,name=queue,proto3" json:"queue,omitempty"`
+	Dropped       uint64                 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"` // for limits
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupState) Reset() {
+	*x = GroupState{}
+	mi := &file_logpb_log_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupState) ProtoMessage() {}
+
+func (x *GroupState) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupState.ProtoReflect.Descriptor instead.
+func (*GroupState) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *GroupState) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *GroupState) GetLastItem() uint64 {
+	if x != nil {
+		return x.LastItem
+	}
+	return 0
+}
+
+func (x *GroupState) GetNext() uint32 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *GroupState) GetMembers() []*GroupMemberState {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *GroupState) GetQueue() []*GroupMessage {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+func (x *GroupState) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+type GroupMemberState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Home          uint64                 `protobuf:"varint,1,opt,name=home,proto3" json:"home,omitempty"`        // partition or gateway
+	Member        *GroupMember           `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`     // without filter
+	Assigned      []*GroupMessage        `protobuf:"bytes,3,rep,name=assigned,proto3" json:"assigned,omitempty"` // by item
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMemberState) Reset() {
+	*x = GroupMemberState{}
+	mi := &file_logpb_log_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMemberState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMemberState) ProtoMessage() {}
+
+func (x *GroupMemberState) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMemberState.ProtoReflect.Descriptor instead.
+func (*GroupMemberState) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *GroupMemberState) GetHome() uint64 {
+	if x != nil {
+		return x.Home
+	}
+	return 0
+}
+
+func (x *GroupMemberState) GetMember() *GroupMember {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+func (x *GroupMemberState) GetAssigned() []*GroupMessage {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
+type GroupMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Item          uint64                 `protobuf:"varint,1,opt,name=item,proto3" json:"item,omitempty"`
+	Message       uint64                 `protobuf:"varint,2,opt,name=message,proto3" json:"message,omitempty"` // number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMessage) Reset() {
+	*x = GroupMessage{}
+	mi := &file_logpb_log_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMessage) ProtoMessage() {}
+
+func (x *GroupMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMessage.ProtoReflect.Descriptor instead.
+func (*GroupMessage) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *GroupMessage) GetItem() uint64 {
+	if x != nil {
+		return x.Item
+	}
+	return 0
+}
+
+func (x *GroupMessage) GetMessage() uint64 {
+	if x != nil {
+		return x.Message
+	}
+	return 0
+}
+
 var File_logpb_log_proto protoreflect.FileDescriptor
 
 const file_logpb_log_proto_rawDesc = "" +
@@ -3571,7 +4500,7 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x02op\x18\x06 \x01(\fR\x02op\"3\n" +
 	"\aConfirm\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\x04R\x06source\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xc5\a\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xf5\a\n" +
 	"\x02Op\x124\n" +
 	"\aconnect\x18\x01 \x01(\v2\x18.flotilla.log.v1.ConnectH\x00R\aconnect\x12=\n" +
 	"\n" +
@@ -3583,7 +4512,9 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\areceive\x18\x06 \x01(\v2\x18.flotilla.log.v1.ReceiveH\x00R\areceive\x124\n" +
 	"\arelease\x18\a \x01(\v2\x18.flotilla.log.v1.ReleaseH\x00R\arelease\x12+\n" +
 	"\x04acks\x18\b \x01(\v2\x15.flotilla.log.v1.AcksH\x00R\x04acks\x12J\n" +
-	"\x0fretained_answer\x18\t \x01(\v2\x1f.flotilla.log.v1.RetainedAnswerH\x00R\x0eretainedAnswer\x12+\n" +
+	"\x0fretained_answer\x18\t \x01(\v2\x1f.flotilla.log.v1.RetainedAnswerH\x00R\x0eretainedAnswer\x12.\n" +
+	"\x05group\x18\n" +
+	" \x01(\v2\x16.flotilla.log.v1.GroupH\x00R\x05group\x12+\n" +
 	"\x04lead\x18\x14 \x01(\v2\x15.flotilla.log.v1.LeadH\x00R\x04lead\x12D\n" +
 	"\rclose_gateway\x18\x15 \x01(\v2\x1d.flotilla.log.v1.CloseGatewayH\x00R\fcloseGateway\x12>\n" +
 	"\voutbox_done\x18\x16 \x01(\v2\x1b.flotilla.log.v1.OutboxDoneH\x00R\n" +
@@ -3631,14 +4562,15 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1c\n" +
 	"\tephemeral\x18\x03 \x01(\bR\tephemeral\x122\n" +
 	"\bprevious\x18\x04 \x03(\v2\x16.flotilla.log.v1.OwnerR\bprevious\x12C\n" +
-	"\rsubscriptions\x18\x05 \x03(\v2\x1d.flotilla.log.v1.SubscriptionR\rsubscriptions\"\xbc\x01\n" +
+	"\rsubscriptions\x18\x05 \x03(\v2\x1d.flotilla.log.v1.SubscriptionR\rsubscriptions\"\xd2\x01\n" +
 	"\fSubscription\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x10\n" +
 	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x19\n" +
 	"\bno_local\x18\x03 \x01(\bR\anoLocal\x12.\n" +
 	"\x13retain_as_published\x18\x04 \x01(\bR\x11retainAsPublished\x12'\n" +
 	"\x0fretain_handling\x18\x05 \x01(\rR\x0eretainHandling\x12\x0e\n" +
-	"\x02id\x18\x06 \x01(\rR\x02id\"\x8a\x01\n" +
+	"\x02id\x18\x06 \x01(\rR\x02id\x12\x14\n" +
+	"\x05stamp\x18\a \x01(\x04R\x05stamp\"\x8a\x01\n" +
 	"\n" +
 	"Disconnect\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
@@ -3650,19 +4582,24 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\tSubscribe\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12C\n" +
-	"\rsubscriptions\x18\x03 \x03(\v2\x1d.flotilla.log.v1.SubscriptionR\rsubscriptions\"\x8b\x01\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2\x1d.flotilla.log.v1.SubscriptionR\rsubscriptions\"\xbc\x01\n" +
 	"\x0fSubscribeResult\x12\x14\n" +
 	"\x05codes\x18\x01 \x03(\rR\x05codes\x12\x18\n" +
 	"\aexisted\x18\x02 \x03(\bR\aexisted\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x1a\n" +
 	"\bretained\x18\x04 \x03(\tR\bretained\x12\x12\n" +
-	"\x04hold\x18\x05 \x01(\x04R\x04hold\"Z\n" +
+	"\x04hold\x18\x05 \x01(\x04R\x04hold\x12/\n" +
+	"\x06posted\x18\x06 \x03(\v2\x17.flotilla.log.v1.PostedR\x06posted\"8\n" +
+	"\x06Posted\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"Z\n" +
 	"\vUnsubscribe\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
-	"\afilters\x18\x03 \x03(\tR\afilters\"-\n" +
+	"\afilters\x18\x03 \x03(\tR\afilters\"^\n" +
 	"\x11UnsubscribeResult\x12\x18\n" +
-	"\aexisted\x18\x01 \x03(\bR\aexisted\"\x8e\x01\n" +
+	"\aexisted\x18\x01 \x03(\bR\aexisted\x12/\n" +
+	"\x06posted\x18\x02 \x03(\v2\x17.flotilla.log.v1.PostedR\x06posted\"\x8e\x01\n" +
 	"\aPublish\x122\n" +
 	"\amessage\x18\x01 \x01(\v2\x18.flotilla.log.v1.MessageR\amessage\x12\x18\n" +
 	"\adeliver\x18\x02 \x01(\bR\adeliver\x12\x14\n" +
@@ -3700,7 +4637,51 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04hold\x18\x03 \x01(\x04R\x04hold\x124\n" +
 	"\bmessages\x18\x04 \x03(\v2\x18.flotilla.log.v1.MessageR\bmessages\x12\x12\n" +
-	"\x04more\x18\x05 \x01(\bR\x04more\"k\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"9\n" +
+	"\x05Group\x120\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.flotilla.log.v1.GroupItemR\x05items\"\xf3\x01\n" +
+	"\tGroupItem\x126\n" +
+	"\x06member\x18\x01 \x01(\v2\x1c.flotilla.log.v1.GroupMemberH\x00R\x06member\x123\n" +
+	"\x05leave\x18\x02 \x01(\v2\x1b.flotilla.log.v1.GroupLeaveH\x00R\x05leave\x123\n" +
+	"\x05taken\x18\x03 \x01(\v2\x1b.flotilla.log.v1.GroupTakenH\x00R\x05taken\x12<\n" +
+	"\bassigned\x18\x04 \x01(\v2\x1e.flotilla.log.v1.GroupAssignedH\x00R\bassignedB\x06\n" +
+	"\x04body\"\x86\x02\n" +
+	"\vGroupMember\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05stamp\x18\x03 \x01(\x04R\x05stamp\x12\x18\n" +
+	"\agateway\x18\x04 \x01(\x04R\agateway\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06window\x18\x06 \x01(\rR\x06window\x12\x10\n" +
+	"\x03qos\x18\a \x01(\rR\x03qos\x12.\n" +
+	"\x13retain_as_published\x18\b \x01(\bR\x11retainAsPublished\x12\x0e\n" +
+	"\x02id\x18\t \x01(\rR\x02id\x12\x12\n" +
+	"\x04kept\x18\n" +
+	" \x03(\x04R\x04kept\"A\n" +
+	"\n" +
+	"GroupLeave\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\"W\n" +
+	"\n" +
+	"GroupTaken\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05items\x18\x03 \x03(\x04R\x05items\"\xb6\x02\n" +
+	"\rGroupAssigned\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05stamp\x18\x03 \x01(\x04R\x05stamp\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04item\x18\x05 \x01(\x04R\x04item\x12\x10\n" +
+	"\x03qos\x18\x06 \x01(\rR\x03qos\x12\x1a\n" +
+	"\bretained\x18\a \x01(\bR\bretained\x12'\n" +
+	"\x0fsubscription_id\x18\b \x01(\rR\x0esubscriptionId\x122\n" +
+	"\amessage\x18\t \x01(\v2\x18.flotilla.log.v1.MessageR\amessage\x12%\n" +
+	"\x0emessage_number\x18\n" +
+	" \x01(\x04R\rmessageNumber\"A\n" +
+	"\vGroupResult\x12\x18\n" +
+	"\aexisted\x18\x01 \x03(\bR\aexisted\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"k\n" +
 	"\x04Lead\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\x04R\x05nonce\x125\n" +
@@ -3732,7 +4713,7 @@ const file_logpb_log_proto_rawDesc = "" +
 	"Checkpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\",\n" +
 	"\rDeleteSession\x12\x1b\n" +
-	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\xe0\x03\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\x95\x04\n" +
 	"\x0eSnapshotRecord\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.flotilla.log.v1.SnapshotHeaderH\x00R\x06header\x129\n" +
 	"\asession\x18\x02 \x01(\v2\x1d.flotilla.log.v1.SessionStateH\x00R\asession\x12<\n" +
@@ -3741,10 +4722,11 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x04mark\x18\x05 \x01(\v2\x1a.flotilla.log.v1.MarkStateH\x00R\x04mark\x125\n" +
 	"\x06closed\x18\x06 \x01(\v2\x1b.flotilla.log.v1.ClosedNodeH\x00R\x06closed\x12<\n" +
 	"\atrailer\x18\a \x01(\v2 .flotilla.log.v1.SnapshotTrailerH\x00R\atrailer\x124\n" +
-	"\amessage\x18\b \x01(\v2\x18.flotilla.log.v1.MessageH\x00R\amessageB\x06\n" +
+	"\amessage\x18\b \x01(\v2\x18.flotilla.log.v1.MessageH\x00R\amessage\x123\n" +
+	"\x05group\x18\t \x01(\v2\x1b.flotilla.log.v1.GroupStateH\x00R\x05groupB\x06\n" +
 	"\x04body\")\n" +
 	"\rRetainedState\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\x04R\amessage\"\xb4\x02\n" +
+	"\amessage\x18\x01 \x01(\x04R\amessage\"\xd3\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x1e\n" +
@@ -3758,7 +4740,10 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\n" +
 	"outbox_seq\x18\a \x01(\x04R\toutboxSeq\x12)\n" +
 	"\x10interest_version\x18\b \x01(\x04R\x0finterestVersion\x125\n" +
-	"\bsettings\x18\t \x01(\v2\x19.flotilla.log.v1.SettingsR\bsettings\"+\n" +
+	"\bsettings\x18\t \x01(\v2\x19.flotilla.log.v1.SettingsR\bsettings\x12\x1d\n" +
+	"\n" +
+	"last_stamp\x18\n" +
+	" \x01(\x04R\tlastStamp\"+\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\"B\n" +
 	"\n" +
@@ -3772,7 +4757,7 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\fStoredResult\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\rR\x04code\x12\x16\n" +
-	"\x06result\x18\x03 \x01(\fR\x06result\"\xb8\x01\n" +
+	"\x06result\x18\x03 \x01(\fR\x06result\"\x8c\x02\n" +
 	"\n" +
 	"OutboxItem\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x18\n" +
@@ -3782,7 +4767,9 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\vwait_client\x18\x04 \x01(\tR\n" +
 	"waitClient\x12$\n" +
 	"\x0ewait_packet_id\x18\x05 \x01(\rR\fwaitPacketId\x12\x16\n" +
-	"\x06stored\x18\x06 \x01(\bR\x06stored\"\xb6\a\n" +
+	"\x06stored\x18\x06 \x01(\bR\x06stored\x12 \n" +
+	"\vdestination\x18\a \x01(\x04R\vdestination\x120\n" +
+	"\x05group\x18\b \x03(\v2\x1a.flotilla.log.v1.GroupItemR\x05group\"\xf2\a\n" +
 	"\fSessionState\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -3811,17 +4798,20 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\tlast_hold\x18\x16 \x01(\x04R\blastHold\x12\x18\n" +
 	"\adropped\x18\x17 \x01(\x04R\adropped\x12\x16\n" +
 	"\x06pushed\x18\x18 \x01(\x04R\x06pushed\x12<\n" +
-	"\banswered\x18\x19 \x03(\v2 .flotilla.log.v1.AnsweredMessageR\banswered\"m\n" +
+	"\banswered\x18\x19 \x03(\v2 .flotilla.log.v1.AnsweredMessageR\banswered\x12:\n" +
+	"\bassigned\x18\x1a \x03(\v2\x1e.flotilla.log.v1.QueuedMessageR\bassigned\"m\n" +
 	"\x0fAnsweredMessage\x12\x1b\n" +
 	"\tid_source\x18\x01 \x01(\x04R\bidSource\x12\x15\n" +
 	"\x06id_seq\x18\x02 \x01(\x04R\x05idSeq\x12\x10\n" +
 	"\x03qos\x18\x03 \x01(\rR\x03qos\x12\x14\n" +
-	"\x05topic\x18\x04 \x01(\tR\x05topic\"\x82\x01\n" +
+	"\x05topic\x18\x04 \x01(\tR\x05topic\"\xac\x01\n" +
 	"\rQueuedMessage\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\x04R\amessage\x12\x10\n" +
 	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x1a\n" +
 	"\bretained\x18\x03 \x01(\bR\bretained\x12)\n" +
-	"\x10subscription_ids\x18\x04 \x03(\rR\x0fsubscriptionIds\"\xd1\x01\n" +
+	"\x10subscription_ids\x18\x04 \x03(\rR\x0fsubscriptionIds\x12\x14\n" +
+	"\x05share\x18\x05 \x01(\tR\x05share\x12\x12\n" +
+	"\x04item\x18\x06 \x01(\x04R\x04item\"\xd1\x01\n" +
 	"\x0fInflightMessage\x12\x1a\n" +
 	"\bdelivery\x18\x01 \x01(\x04R\bdelivery\x12\x1b\n" +
 	"\tpacket_id\x18\x02 \x01(\rR\bpacketId\x12\x14\n" +
@@ -3837,7 +4827,22 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x04Hold\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\afilters\x18\x02 \x03(\tR\afilters\x122\n" +
-	"\x04held\x18\x03 \x03(\v2\x1e.flotilla.log.v1.QueuedMessageR\x04held*9\n" +
+	"\x04held\x18\x03 \x03(\v2\x1e.flotilla.log.v1.QueuedMessageR\x04held\"\xe1\x01\n" +
+	"\n" +
+	"GroupState\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x1b\n" +
+	"\tlast_item\x18\x02 \x01(\x04R\blastItem\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\rR\x04next\x12;\n" +
+	"\amembers\x18\x04 \x03(\v2!.flotilla.log.v1.GroupMemberStateR\amembers\x123\n" +
+	"\x05queue\x18\x05 \x03(\v2\x1d.flotilla.log.v1.GroupMessageR\x05queue\x12\x18\n" +
+	"\adropped\x18\x06 \x01(\x04R\adropped\"\x97\x01\n" +
+	"\x10GroupMemberState\x12\x12\n" +
+	"\x04home\x18\x01 \x01(\x04R\x04home\x124\n" +
+	"\x06member\x18\x02 \x01(\v2\x1c.flotilla.log.v1.GroupMemberR\x06member\x129\n" +
+	"\bassigned\x18\x03 \x03(\v2\x1d.flotilla.log.v1.GroupMessageR\bassigned\"<\n" +
+	"\fGroupMessage\x12\x12\n" +
+	"\x04item\x18\x01 \x01(\x04R\x04item\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\x04R\amessage*9\n" +
 	"\tQueueFull\x12\x0f\n" +
 	"\vDROP_OLDEST\x10\x00\x12\x0f\n" +
 	"\vDROP_NEWEST\x10\x01\x12\n" +
@@ -3857,7 +4862,7 @@ func file_logpb_log_proto_rawDescGZIP() []byte {
 }
 
 var file_logpb_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_logpb_log_proto_goTypes = []any{
 	(QueueFull)(0),            // 0: flotilla.log.v1.QueueFull
 	(Ack_Kind)(0),             // 1: flotilla.log.v1.Ack.Kind
@@ -3874,36 +4879,47 @@ var file_logpb_log_proto_goTypes = []any{
 	(*Disconnect)(nil),        // 12: flotilla.log.v1.Disconnect
 	(*Subscribe)(nil),         // 13: flotilla.log.v1.Subscribe
 	(*SubscribeResult)(nil),   // 14: flotilla.log.v1.SubscribeResult
-	(*Unsubscribe)(nil),       // 15: flotilla.log.v1.Unsubscribe
-	(*UnsubscribeResult)(nil), // 16: flotilla.log.v1.UnsubscribeResult
-	(*Publish)(nil),           // 17: flotilla.log.v1.Publish
-	(*Receive)(nil),           // 18: flotilla.log.v1.Receive
-	(*Release)(nil),           // 19: flotilla.log.v1.Release
-	(*Ack)(nil),               // 20: flotilla.log.v1.Ack
-	(*Acks)(nil),              // 21: flotilla.log.v1.Acks
-	(*RetainedAnswer)(nil),    // 22: flotilla.log.v1.RetainedAnswer
-	(*Lead)(nil),              // 23: flotilla.log.v1.Lead
-	(*Settings)(nil),          // 24: flotilla.log.v1.Settings
-	(*CloseGateway)(nil),      // 25: flotilla.log.v1.CloseGateway
-	(*OutboxDone)(nil),        // 26: flotilla.log.v1.OutboxDone
-	(*Tick)(nil),              // 27: flotilla.log.v1.Tick
-	(*OwnerClosed)(nil),       // 28: flotilla.log.v1.OwnerClosed
-	(*Checkpoint)(nil),        // 29: flotilla.log.v1.Checkpoint
-	(*DeleteSession)(nil),     // 30: flotilla.log.v1.DeleteSession
-	(*SnapshotRecord)(nil),    // 31: flotilla.log.v1.SnapshotRecord
-	(*RetainedState)(nil),     // 32: flotilla.log.v1.RetainedState
-	(*SnapshotHeader)(nil),    // 33: flotilla.log.v1.SnapshotHeader
-	(*SnapshotTrailer)(nil),   // 34: flotilla.log.v1.SnapshotTrailer
-	(*ClosedNode)(nil),        // 35: flotilla.log.v1.ClosedNode
-	(*MarkState)(nil),         // 36: flotilla.log.v1.MarkState
-	(*StoredResult)(nil),      // 37: flotilla.log.v1.StoredResult
-	(*OutboxItem)(nil),        // 38: flotilla.log.v1.OutboxItem
-	(*SessionState)(nil),      // 39: flotilla.log.v1.SessionState
-	(*AnsweredMessage)(nil),   // 40: flotilla.log.v1.AnsweredMessage
-	(*QueuedMessage)(nil),     // 41: flotilla.log.v1.QueuedMessage
-	(*InflightMessage)(nil),   // 42: flotilla.log.v1.InflightMessage
-	(*InboundMessage)(nil),    // 43: flotilla.log.v1.InboundMessage
-	(*Hold)(nil),              // 44: flotilla.log.v1.Hold
+	(*Posted)(nil),            // 15: flotilla.log.v1.Posted
+	(*Unsubscribe)(nil),       // 16: flotilla.log.v1.Unsubscribe
+	(*UnsubscribeResult)(nil), // 17: flotilla.log.v1.UnsubscribeResult
+	(*Publish)(nil),           // 18: flotilla.log.v1.Publish
+	(*Receive)(nil),           // 19: flotilla.log.v1.Receive
+	(*Release)(nil),           // 20: flotilla.log.v1.Release
+	(*Ack)(nil),               // 21: flotilla.log.v1.Ack
+	(*Acks)(nil),              // 22: flotilla.log.v1.Acks
+	(*RetainedAnswer)(nil),    // 23: flotilla.log.v1.RetainedAnswer
+	(*Group)(nil),             // 24: flotilla.log.v1.Group
+	(*GroupItem)(nil),         // 25: flotilla.log.v1.GroupItem
+	(*GroupMember)(nil),       // 26: flotilla.log.v1.GroupMember
+	(*GroupLeave)(nil),        // 27: flotilla.log.v1.GroupLeave
+	(*GroupTaken)(nil),        // 28: flotilla.log.v1.GroupTaken
+	(*GroupAssigned)(nil),     // 29: flotilla.log.v1.GroupAssigned
+	(*GroupResult)(nil),       // 30: flotilla.log.v1.GroupResult
+	(*Lead)(nil),              // 31: flotilla.log.v1.Lead
+	(*Settings)(nil),          // 32: flotilla.log.v1.Settings
+	(*CloseGateway)(nil),      // 33: flotilla.log.v1.CloseGateway
+	(*OutboxDone)(nil),        // 34: flotilla.log.v1.OutboxDone
+	(*Tick)(nil),              // 35: flotilla.log.v1.Tick
+	(*OwnerClosed)(nil),       // 36: flotilla.log.v1.OwnerClosed
+	(*Checkpoint)(nil),        // 37: flotilla.log.v1.Checkpoint
+	(*DeleteSession)(nil),     // 38: flotilla.log.v1.DeleteSession
+	(*SnapshotRecord)(nil),    // 39: flotilla.log.v1.SnapshotRecord
+	(*RetainedState)(nil),     // 40: flotilla.log.v1.RetainedState
+	(*SnapshotHeader)(nil),    // 41: flotilla.log.v1.SnapshotHeader
+	(*SnapshotTrailer)(nil),   // 42: flotilla.log.v1.SnapshotTrailer
+	(*ClosedNode)(nil),        // 43: flotilla.log.v1.ClosedNode
+	(*MarkState)(nil),         // 44: flotilla.log.v1.MarkState
+	(*StoredResult)(nil),      // 45: flotilla.log.v1.StoredResult
+	(*OutboxItem)(nil),        // 46: flotilla.log.v1.OutboxItem
+	(*SessionState)(nil),      // 47: flotilla.log.v1.SessionState
+	(*AnsweredMessage)(nil),   // 48: flotilla.log.v1.AnsweredMessage
+	(*QueuedMessage)(nil),     // 49: flotilla.log.v1.QueuedMessage
+	(*InflightMessage)(nil),   // 50: flotilla.log.v1.InflightMessage
+	(*InboundMessage)(nil),    // 51: flotilla.log.v1.InboundMessage
+	(*Hold)(nil),              // 52: flotilla.log.v1.Hold
+	(*GroupState)(nil),        // 53: flotilla.log.v1.GroupState
+	(*GroupMemberState)(nil),  // 54: flotilla.log.v1.GroupMemberState
+	(*GroupMessage)(nil),      // 55: flotilla.log.v1.GroupMessage
 }
 var file_logpb_log_proto_depIdxs = []int32{
 	3,  // 0: flotilla.log.v1.Entry.ops:type_name -> flotilla.log.v1.LaneOp
@@ -3911,57 +4927,73 @@ var file_logpb_log_proto_depIdxs = []int32{
 	8,  // 2: flotilla.log.v1.Op.connect:type_name -> flotilla.log.v1.Connect
 	12, // 3: flotilla.log.v1.Op.disconnect:type_name -> flotilla.log.v1.Disconnect
 	13, // 4: flotilla.log.v1.Op.subscribe:type_name -> flotilla.log.v1.Subscribe
-	15, // 5: flotilla.log.v1.Op.unsubscribe:type_name -> flotilla.log.v1.Unsubscribe
-	17, // 6: flotilla.log.v1.Op.publish:type_name -> flotilla.log.v1.Publish
-	18, // 7: flotilla.log.v1.Op.receive:type_name -> flotilla.log.v1.Receive
-	19, // 8: flotilla.log.v1.Op.release:type_name -> flotilla.log.v1.Release
-	21, // 9: flotilla.log.v1.Op.acks:type_name -> flotilla.log.v1.Acks
-	22, // 10: flotilla.log.v1.Op.retained_answer:type_name -> flotilla.log.v1.RetainedAnswer
-	23, // 11: flotilla.log.v1.Op.lead:type_name -> flotilla.log.v1.Lead
-	25, // 12: flotilla.log.v1.Op.close_gateway:type_name -> flotilla.log.v1.CloseGateway
-	26, // 13: flotilla.log.v1.Op.outbox_done:type_name -> flotilla.log.v1.OutboxDone
-	27, // 14: flotilla.log.v1.Op.tick:type_name -> flotilla.log.v1.Tick
-	28, // 15: flotilla.log.v1.Op.owner_closed:type_name -> flotilla.log.v1.OwnerClosed
-	29, // 16: flotilla.log.v1.Op.checkpoint:type_name -> flotilla.log.v1.Checkpoint
-	30, // 17: flotilla.log.v1.Op.delete_session:type_name -> flotilla.log.v1.DeleteSession
-	6,  // 18: flotilla.log.v1.Will.message:type_name -> flotilla.log.v1.Message
-	7,  // 19: flotilla.log.v1.Connect.will:type_name -> flotilla.log.v1.Will
-	7,  // 20: flotilla.log.v1.Owner.will:type_name -> flotilla.log.v1.Will
-	9,  // 21: flotilla.log.v1.ConnectResult.previous:type_name -> flotilla.log.v1.Owner
-	11, // 22: flotilla.log.v1.ConnectResult.subscriptions:type_name -> flotilla.log.v1.Subscription
-	11, // 23: flotilla.log.v1.Subscribe.subscriptions:type_name -> flotilla.log.v1.Subscription
-	6,  // 24: flotilla.log.v1.Publish.message:type_name -> flotilla.log.v1.Message
-	6,  // 25: flotilla.log.v1.Receive.message:type_name -> flotilla.log.v1.Message
-	1,  // 26: flotilla.log.v1.Ack.kind:type_name -> flotilla.log.v1.Ack.Kind
-	6,  // 27: flotilla.log.v1.RetainedAnswer.messages:type_name -> flotilla.log.v1.Message
-	24, // 28: flotilla.log.v1.Lead.settings:type_name -> flotilla.log.v1.Settings
-	0,  // 29: flotilla.log.v1.Settings.queue_full:type_name -> flotilla.log.v1.QueueFull
-	9,  // 30: flotilla.log.v1.OwnerClosed.owners:type_name -> flotilla.log.v1.Owner
-	33, // 31: flotilla.log.v1.SnapshotRecord.header:type_name -> flotilla.log.v1.SnapshotHeader
-	39, // 32: flotilla.log.v1.SnapshotRecord.session:type_name -> flotilla.log.v1.SessionState
-	32, // 33: flotilla.log.v1.SnapshotRecord.retained:type_name -> flotilla.log.v1.RetainedState
-	38, // 34: flotilla.log.v1.SnapshotRecord.outbox:type_name -> flotilla.log.v1.OutboxItem
-	36, // 35: flotilla.log.v1.SnapshotRecord.mark:type_name -> flotilla.log.v1.MarkState
-	35, // 36: flotilla.log.v1.SnapshotRecord.closed:type_name -> flotilla.log.v1.ClosedNode
-	34, // 37: flotilla.log.v1.SnapshotRecord.trailer:type_name -> flotilla.log.v1.SnapshotTrailer
-	6,  // 38: flotilla.log.v1.SnapshotRecord.message:type_name -> flotilla.log.v1.Message
-	24, // 39: flotilla.log.v1.SnapshotHeader.settings:type_name -> flotilla.log.v1.Settings
-	37, // 40: flotilla.log.v1.MarkState.results:type_name -> flotilla.log.v1.StoredResult
-	7,  // 41: flotilla.log.v1.SessionState.will:type_name -> flotilla.log.v1.Will
-	9,  // 42: flotilla.log.v1.SessionState.previous:type_name -> flotilla.log.v1.Owner
-	11, // 43: flotilla.log.v1.SessionState.subscriptions:type_name -> flotilla.log.v1.Subscription
-	41, // 44: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
-	42, // 45: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
-	43, // 46: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
-	44, // 47: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
-	40, // 48: flotilla.log.v1.SessionState.answered:type_name -> flotilla.log.v1.AnsweredMessage
-	41, // 49: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
-	41, // 50: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	16, // 5: flotilla.log.v1.Op.unsubscribe:type_name -> flotilla.log.v1.Unsubscribe
+	18, // 6: flotilla.log.v1.Op.publish:type_name -> flotilla.log.v1.Publish
+	19, // 7: flotilla.log.v1.Op.receive:type_name -> flotilla.log.v1.Receive
+	20, // 8: flotilla.log.v1.Op.release:type_name -> flotilla.log.v1.Release
+	22, // 9: flotilla.log.v1.Op.acks:type_name -> flotilla.log.v1.Acks
+	23, // 10: flotilla.log.v1.Op.retained_answer:type_name -> flotilla.log.v1.RetainedAnswer
+	24, // 11: flotilla.log.v1.Op.group:type_name -> flotilla.log.v1.Group
+	31, // 12: flotilla.log.v1.Op.lead:type_name -> flotilla.log.v1.Lead
+	33, // 13: flotilla.log.v1.Op.close_gateway:type_name -> flotilla.log.v1.CloseGateway
+	34, // 14: flotilla.log.v1.Op.outbox_done:type_name -> flotilla.log.v1.OutboxDone
+	35, // 15: flotilla.log.v1.Op.tick:type_name -> flotilla.log.v1.Tick
+	36, // 16: flotilla.log.v1.Op.owner_closed:type_name -> flotilla.log.v1.OwnerClosed
+	37, // 17: flotilla.log.v1.Op.checkpoint:type_name -> flotilla.log.v1.Checkpoint
+	38, // 18: flotilla.log.v1.Op.delete_session:type_name -> flotilla.log.v1.DeleteSession
+	6,  // 19: flotilla.log.v1.Will.message:type_name -> flotilla.log.v1.Message
+	7,  // 20: flotilla.log.v1.Connect.will:type_name -> flotilla.log.v1.Will
+	7,  // 21: flotilla.log.v1.Owner.will:type_name -> flotilla.log.v1.Will
+	9,  // 22: flotilla.log.v1.ConnectResult.previous:type_name -> flotilla.log.v1.Owner
+	11, // 23: flotilla.log.v1.ConnectResult.subscriptions:type_name -> flotilla.log.v1.Subscription
+	11, // 24: flotilla.log.v1.Subscribe.subscriptions:type_name -> flotilla.log.v1.Subscription
+	15, // 25: flotilla.log.v1.SubscribeResult.posted:type_name -> flotilla.log.v1.Posted
+	15, // 26: flotilla.log.v1.UnsubscribeResult.posted:type_name -> flotilla.log.v1.Posted
+	6,  // 27: flotilla.log.v1.Publish.message:type_name -> flotilla.log.v1.Message
+	6,  // 28: flotilla.log.v1.Receive.message:type_name -> flotilla.log.v1.Message
+	1,  // 29: flotilla.log.v1.Ack.kind:type_name -> flotilla.log.v1.Ack.Kind
+	6,  // 30: flotilla.log.v1.RetainedAnswer.messages:type_name -> flotilla.log.v1.Message
+	25, // 31: flotilla.log.v1.Group.items:type_name -> flotilla.log.v1.GroupItem
+	26, // 32: flotilla.log.v1.GroupItem.member:type_name -> flotilla.log.v1.GroupMember
+	27, // 33: flotilla.log.v1.GroupItem.leave:type_name -> flotilla.log.v1.GroupLeave
+	28, // 34: flotilla.log.v1.GroupItem.taken:type_name -> flotilla.log.v1.GroupTaken
+	29, // 35: flotilla.log.v1.GroupItem.assigned:type_name -> flotilla.log.v1.GroupAssigned
+	6,  // 36: flotilla.log.v1.GroupAssigned.message:type_name -> flotilla.log.v1.Message
+	32, // 37: flotilla.log.v1.Lead.settings:type_name -> flotilla.log.v1.Settings
+	0,  // 38: flotilla.log.v1.Settings.queue_full:type_name -> flotilla.log.v1.QueueFull
+	9,  // 39: flotilla.log.v1.OwnerClosed.owners:type_name -> flotilla.log.v1.Owner
+	41, // 40: flotilla.log.v1.SnapshotRecord.header:type_name -> flotilla.log.v1.SnapshotHeader
+	47, // 41: flotilla.log.v1.SnapshotRecord.session:type_name -> flotilla.log.v1.SessionState
+	40, // 42: flotilla.log.v1.SnapshotRecord.retained:type_name -> flotilla.log.v1.RetainedState
+	46, // 43: flotilla.log.v1.SnapshotRecord.outbox:type_name -> flotilla.log.v1.OutboxItem
+	44, // 44: flotilla.log.v1.SnapshotRecord.mark:type_name -> flotilla.log.v1.MarkState
+	43, // 45: flotilla.log.v1.SnapshotRecord.closed:type_name -> flotilla.log.v1.ClosedNode
+	42, // 46: flotilla.log.v1.SnapshotRecord.trailer:type_name -> flotilla.log.v1.SnapshotTrailer
+	6,  // 47: flotilla.log.v1.SnapshotRecord.message:type_name -> flotilla.log.v1.Message
+	53, // 48: flotilla.log.v1.SnapshotRecord.group:type_name -> flotilla.log.v1.GroupState
+	32, // 49: flotilla.log.v1.SnapshotHeader.settings:type_name -> flotilla.log.v1.Settings
+	45, // 50: flotilla.log.v1.MarkState.results:type_name -> flotilla.log.v1.StoredResult
+	25, // 51: flotilla.log.v1.OutboxItem.group:type_name -> flotilla.log.v1.GroupItem
+	7,  // 52: flotilla.log.v1.SessionState.will:type_name -> flotilla.log.v1.Will
+	9,  // 53: flotilla.log.v1.SessionState.previous:type_name -> flotilla.log.v1.Owner
+	11, // 54: flotilla.log.v1.SessionState.subscriptions:type_name -> flotilla.log.v1.Subscription
+	49, // 55: flotilla.log.v1.SessionState.queue:type_name -> flotilla.log.v1.QueuedMessage
+	50, // 56: flotilla.log.v1.SessionState.inflight:type_name -> flotilla.log.v1.InflightMessage
+	51, // 57: flotilla.log.v1.SessionState.inbound:type_name -> flotilla.log.v1.InboundMessage
+	52, // 58: flotilla.log.v1.SessionState.holds:type_name -> flotilla.log.v1.Hold
+	48, // 59: flotilla.log.v1.SessionState.answered:type_name -> flotilla.log.v1.AnsweredMessage
+	49, // 60: flotilla.log.v1.SessionState.assigned:type_name -> flotilla.log.v1.QueuedMessage
+	49, // 61: flotilla.log.v1.InflightMessage.message:type_name -> flotilla.log.v1.QueuedMessage
+	49, // 62: flotilla.log.v1.Hold.held:type_name -> flotilla.log.v1.QueuedMessage
+	54, // 63: flotilla.log.v1.GroupState.members:type_name -> flotilla.log.v1.GroupMemberState
+	55, // 64: flotilla.log.v1.GroupState.queue:type_name -> flotilla.log.v1.GroupMessage
+	26, // 65: flotilla.log.v1.GroupMemberState.member:type_name -> flotilla.log.v1.GroupMember
+	55, // 66: flotilla.log.v1.GroupMemberState.assigned:type_name -> flotilla.log.v1.GroupMessage
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_logpb_log_proto_init() }
@@ -3979,6 +5011,7 @@ func file_logpb_log_proto_init() {
 		(*Op_Release)(nil),
 		(*Op_Acks)(nil),
 		(*Op_RetainedAnswer)(nil),
+		(*Op_Group)(nil),
 		(*Op_Lead)(nil),
 		(*Op_CloseGateway)(nil),
 		(*Op_OutboxDone)(nil),
@@ -3987,7 +5020,13 @@ func file_logpb_log_proto_init() {
 		(*Op_Checkpoint)(nil),
 		(*Op_DeleteSession)(nil),
 	}
-	file_logpb_log_proto_msgTypes[29].OneofWrappers = []any{
+	file_logpb_log_proto_msgTypes[23].OneofWrappers = []any{
+		(*GroupItem_Member)(nil),
+		(*GroupItem_Leave)(nil),
+		(*GroupItem_Taken)(nil),
+		(*GroupItem_Assigned)(nil),
+	}
+	file_logpb_log_proto_msgTypes[37].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Session)(nil),
 		(*SnapshotRecord_Retained)(nil),
@@ -3996,6 +5035,7 @@ func file_logpb_log_proto_init() {
 		(*SnapshotRecord_Closed)(nil),
 		(*SnapshotRecord_Trailer)(nil),
 		(*SnapshotRecord_Message)(nil),
+		(*SnapshotRecord_Group)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4003,7 +5043,7 @@ func file_logpb_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logpb_log_proto_rawDesc), len(file_logpb_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   43,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

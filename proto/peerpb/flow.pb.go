@@ -141,6 +141,10 @@ type Frame struct {
 	//	*Frame_Leader
 	//	*Frame_Beacon
 	//	*Frame_StateDigest
+	//	*Frame_MarkWait
+	//	*Frame_MarkReached
+	//	*Frame_SharedRoute
+	//	*Frame_SharedPush
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -336,6 +340,42 @@ func (x *Frame) GetStateDigest() *StateDigest {
 	return nil
 }
 
+func (x *Frame) GetMarkWait() *MarkWait {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_MarkWait); ok {
+			return x.MarkWait
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetMarkReached() *MarkReached {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_MarkReached); ok {
+			return x.MarkReached
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetSharedRoute() *SharedRoute {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_SharedRoute); ok {
+			return x.SharedRoute
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetSharedPush() *SharedPush {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_SharedPush); ok {
+			return x.SharedPush
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -408,6 +448,22 @@ type Frame_StateDigest struct {
 	StateDigest *StateDigest `protobuf:"bytes,17,opt,name=state_digest,json=stateDigest,proto3,oneof"`
 }
 
+type Frame_MarkWait struct {
+	MarkWait *MarkWait `protobuf:"bytes,18,opt,name=mark_wait,json=markWait,proto3,oneof"`
+}
+
+type Frame_MarkReached struct {
+	MarkReached *MarkReached `protobuf:"bytes,19,opt,name=mark_reached,json=markReached,proto3,oneof"`
+}
+
+type Frame_SharedRoute struct {
+	SharedRoute *SharedRoute `protobuf:"bytes,20,opt,name=shared_route,json=sharedRoute,proto3,oneof"`
+}
+
+type Frame_SharedPush struct {
+	SharedPush *SharedPush `protobuf:"bytes,21,opt,name=shared_push,json=sharedPush,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_LaneItems) isFrame_Body() {}
@@ -441,6 +497,14 @@ func (*Frame_Leader) isFrame_Body() {}
 func (*Frame_Beacon) isFrame_Body() {}
 
 func (*Frame_StateDigest) isFrame_Body() {}
+
+func (*Frame_MarkWait) isFrame_Body() {}
+
+func (*Frame_MarkReached) isFrame_Body() {}
+
+func (*Frame_SharedRoute) isFrame_Body() {}
+
+func (*Frame_SharedPush) isFrame_Body() {}
 
 type Hello struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -2249,6 +2313,268 @@ func (x *StateDigest) GetDigest() []byte {
 	return nil
 }
 
+// MarkWait asks a partition's leader to say when the partition has taken the items
+// of a source up to seq. It may be asked again at any time.
+type MarkWait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Source        uint64                 `protobuf:"varint,2,opt,name=source,proto3" json:"source,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkWait) Reset() {
+	*x = MarkWait{}
+	mi := &file_peerpb_flow_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkWait) ProtoMessage() {}
+
+func (x *MarkWait) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkWait.ProtoReflect.Descriptor instead.
+func (*MarkWait) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *MarkWait) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *MarkWait) GetSource() uint64 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
+func (x *MarkWait) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+// MarkReached is the answer.
+type MarkReached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Source        uint64                 `protobuf:"varint,2,opt,name=source,proto3" json:"source,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`         // as asked
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"` // of the partition's interest by then
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkReached) Reset() {
+	*x = MarkReached{}
+	mi := &file_peerpb_flow_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkReached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkReached) ProtoMessage() {}
+
+func (x *MarkReached) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkReached.ProtoReflect.Descriptor instead.
+func (*MarkReached) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *MarkReached) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *MarkReached) GetSource() uint64 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
+func (x *MarkReached) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *MarkReached) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// SharedRoute brings a message of QoS 0 to the leader of a partition whose groups
+// want it. Like Route, it is not answered.
+type SharedRoute struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Gateway       uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"` // of the sender
+	Message       []byte                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedRoute) Reset() {
+	*x = SharedRoute{}
+	mi := &file_peerpb_flow_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedRoute) ProtoMessage() {}
+
+func (x *SharedRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedRoute.ProtoReflect.Descriptor instead.
+func (*SharedRoute) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SharedRoute) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *SharedRoute) GetGateway() uint64 {
+	if x != nil {
+		return x.Gateway
+	}
+	return 0
+}
+
+func (x *SharedRoute) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// SharedPush brings the member that a group has chosen a message at QoS 0.
+type SharedPush struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateway       uint64                 `protobuf:"varint,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	ClientId      string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Item          *PushItem              `protobuf:"bytes,4,opt,name=item,proto3" json:"item,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedPush) Reset() {
+	*x = SharedPush{}
+	mi := &file_peerpb_flow_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedPush) ProtoMessage() {}
+
+func (x *SharedPush) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_flow_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedPush.ProtoReflect.Descriptor instead.
+func (*SharedPush) Descriptor() ([]byte, []int) {
+	return file_peerpb_flow_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SharedPush) GetGateway() uint64 {
+	if x != nil {
+		return x.Gateway
+	}
+	return 0
+}
+
+func (x *SharedPush) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *SharedPush) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SharedPush) GetItem() *PushItem {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
 var File_peerpb_flow_proto protoreflect.FileDescriptor
 
 const file_peerpb_flow_proto_rawDesc = "" +
@@ -2256,7 +2582,7 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x11peerpb/flow.proto\x12\x10flotilla.peer.v1\"=\n" +
 	"\n" +
 	"FrameBatch\x12/\n" +
-	"\x06frames\x18\x01 \x03(\v2\x17.flotilla.peer.v1.FrameR\x06frames\"\xe6\a\n" +
+	"\x06frames\x18\x01 \x03(\v2\x17.flotilla.peer.v1.FrameR\x06frames\"\xea\t\n" +
 	"\x05Frame\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.flotilla.peer.v1.HelloH\x00R\x05hello\x12<\n" +
 	"\n" +
@@ -2277,7 +2603,12 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\rretained_data\x18\x0e \x01(\v2\x1e.flotilla.peer.v1.RetainedDataH\x00R\fretainedData\x122\n" +
 	"\x06leader\x18\x0f \x01(\v2\x18.flotilla.peer.v1.LeaderH\x00R\x06leader\x122\n" +
 	"\x06beacon\x18\x10 \x01(\v2\x18.flotilla.peer.v1.BeaconH\x00R\x06beacon\x12B\n" +
-	"\fstate_digest\x18\x11 \x01(\v2\x1d.flotilla.peer.v1.StateDigestH\x00R\vstateDigestB\x06\n" +
+	"\fstate_digest\x18\x11 \x01(\v2\x1d.flotilla.peer.v1.StateDigestH\x00R\vstateDigest\x129\n" +
+	"\tmark_wait\x18\x12 \x01(\v2\x1a.flotilla.peer.v1.MarkWaitH\x00R\bmarkWait\x12B\n" +
+	"\fmark_reached\x18\x13 \x01(\v2\x1d.flotilla.peer.v1.MarkReachedH\x00R\vmarkReached\x12B\n" +
+	"\fshared_route\x18\x14 \x01(\v2\x1d.flotilla.peer.v1.SharedRouteH\x00R\vsharedRoute\x12?\n" +
+	"\vshared_push\x18\x15 \x01(\v2\x1c.flotilla.peer.v1.SharedPushH\x00R\n" +
+	"sharedPushB\x06\n" +
 	"\x04body\"\x80\x01\n" +
 	"\x05Hello\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
@@ -2427,7 +2758,26 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
 	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x16\n" +
-	"\x06digest\x18\x04 \x01(\fR\x06digest2P\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"R\n" +
+	"\bMarkWait\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\x04R\x06source\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"o\n" +
+	"\vMarkReached\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\x04R\x06source\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"_\n" +
+	"\vSharedRoute\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\x04R\agateway\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\fR\amessage\"\x89\x01\n" +
+	"\n" +
+	"SharedPush\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\x04R\agateway\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12.\n" +
+	"\x04item\x18\x04 \x01(\v2\x1a.flotilla.peer.v1.PushItemR\x04item2P\n" +
 	"\x04Flow\x12H\n" +
 	"\x06Frames\x12\x1c.flotilla.peer.v1.FrameBatch\x1a\x1c.flotilla.peer.v1.FrameBatch(\x010\x01B0Z.github.com/flotilla-mqtt/flotilla/proto/peerpbb\x06proto3"
 
@@ -2444,7 +2794,7 @@ func file_peerpb_flow_proto_rawDescGZIP() []byte {
 }
 
 var file_peerpb_flow_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_peerpb_flow_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_peerpb_flow_proto_goTypes = []any{
 	(LaneAnswer_Status)(0),  // 0: flotilla.peer.v1.LaneAnswer.Status
 	(*FrameBatch)(nil),      // 1: flotilla.peer.v1.FrameBatch
@@ -2474,6 +2824,10 @@ var file_peerpb_flow_proto_goTypes = []any{
 	(*Beacon)(nil),          // 25: flotilla.peer.v1.Beacon
 	(*ReplicaPosition)(nil), // 26: flotilla.peer.v1.ReplicaPosition
 	(*StateDigest)(nil),     // 27: flotilla.peer.v1.StateDigest
+	(*MarkWait)(nil),        // 28: flotilla.peer.v1.MarkWait
+	(*MarkReached)(nil),     // 29: flotilla.peer.v1.MarkReached
+	(*SharedRoute)(nil),     // 30: flotilla.peer.v1.SharedRoute
+	(*SharedPush)(nil),      // 31: flotilla.peer.v1.SharedPush
 }
 var file_peerpb_flow_proto_depIdxs = []int32{
 	2,  // 0: flotilla.peer.v1.FrameBatch.frames:type_name -> flotilla.peer.v1.Frame
@@ -2494,23 +2848,28 @@ var file_peerpb_flow_proto_depIdxs = []int32{
 	24, // 15: flotilla.peer.v1.Frame.leader:type_name -> flotilla.peer.v1.Leader
 	25, // 16: flotilla.peer.v1.Frame.beacon:type_name -> flotilla.peer.v1.Beacon
 	27, // 17: flotilla.peer.v1.Frame.state_digest:type_name -> flotilla.peer.v1.StateDigest
-	4,  // 18: flotilla.peer.v1.LaneItems.lane:type_name -> flotilla.peer.v1.Lane
-	5,  // 19: flotilla.peer.v1.LaneItems.items:type_name -> flotilla.peer.v1.LaneItem
-	4,  // 20: flotilla.peer.v1.LaneAnswer.lane:type_name -> flotilla.peer.v1.Lane
-	0,  // 21: flotilla.peer.v1.LaneAnswer.status:type_name -> flotilla.peer.v1.LaneAnswer.Status
-	7,  // 22: flotilla.peer.v1.LaneAnswer.results:type_name -> flotilla.peer.v1.LaneResult
-	10, // 23: flotilla.peer.v1.Attach.sessions:type_name -> flotilla.peer.v1.AttachSession
-	12, // 24: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
-	13, // 25: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
-	17, // 26: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
-	26, // 27: flotilla.peer.v1.Beacon.replicas:type_name -> flotilla.peer.v1.ReplicaPosition
-	1,  // 28: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
-	1,  // 29: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
-	29, // [29:30] is the sub-list for method output_type
-	28, // [28:29] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	28, // 18: flotilla.peer.v1.Frame.mark_wait:type_name -> flotilla.peer.v1.MarkWait
+	29, // 19: flotilla.peer.v1.Frame.mark_reached:type_name -> flotilla.peer.v1.MarkReached
+	30, // 20: flotilla.peer.v1.Frame.shared_route:type_name -> flotilla.peer.v1.SharedRoute
+	31, // 21: flotilla.peer.v1.Frame.shared_push:type_name -> flotilla.peer.v1.SharedPush
+	4,  // 22: flotilla.peer.v1.LaneItems.lane:type_name -> flotilla.peer.v1.Lane
+	5,  // 23: flotilla.peer.v1.LaneItems.items:type_name -> flotilla.peer.v1.LaneItem
+	4,  // 24: flotilla.peer.v1.LaneAnswer.lane:type_name -> flotilla.peer.v1.Lane
+	0,  // 25: flotilla.peer.v1.LaneAnswer.status:type_name -> flotilla.peer.v1.LaneAnswer.Status
+	7,  // 26: flotilla.peer.v1.LaneAnswer.results:type_name -> flotilla.peer.v1.LaneResult
+	10, // 27: flotilla.peer.v1.Attach.sessions:type_name -> flotilla.peer.v1.AttachSession
+	12, // 28: flotilla.peer.v1.Push.sessions:type_name -> flotilla.peer.v1.SessionPush
+	13, // 29: flotilla.peer.v1.SessionPush.items:type_name -> flotilla.peer.v1.PushItem
+	17, // 30: flotilla.peer.v1.InterestUpdate.filters:type_name -> flotilla.peer.v1.InterestFilter
+	26, // 31: flotilla.peer.v1.Beacon.replicas:type_name -> flotilla.peer.v1.ReplicaPosition
+	13, // 32: flotilla.peer.v1.SharedPush.item:type_name -> flotilla.peer.v1.PushItem
+	1,  // 33: flotilla.peer.v1.Flow.Frames:input_type -> flotilla.peer.v1.FrameBatch
+	1,  // 34: flotilla.peer.v1.Flow.Frames:output_type -> flotilla.peer.v1.FrameBatch
+	34, // [34:35] is the sub-list for method output_type
+	33, // [33:34] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_peerpb_flow_proto_init() }
@@ -2536,6 +2895,10 @@ func file_peerpb_flow_proto_init() {
 		(*Frame_Leader)(nil),
 		(*Frame_Beacon)(nil),
 		(*Frame_StateDigest)(nil),
+		(*Frame_MarkWait)(nil),
+		(*Frame_MarkReached)(nil),
+		(*Frame_SharedRoute)(nil),
+		(*Frame_SharedPush)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2543,7 +2906,7 @@ func file_peerpb_flow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peerpb_flow_proto_rawDesc), len(file_peerpb_flow_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
