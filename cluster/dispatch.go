@@ -53,6 +53,18 @@ func (n *Node) onFrame(from string, f *peerpb.Frame) {
 		if g := n.ingress(); g != nil {
 			g.reads.data(b.RetainedData)
 		}
+	case *peerpb.Frame_MarkWait:
+		n.toLeader(b.MarkWait.Partition, from, f)
+	case *peerpb.Frame_MarkReached:
+		if g := n.ingress(); g != nil && b.MarkReached.Partition < n.partitions {
+			g.marks.reached(b.MarkReached)
+		}
+	case *peerpb.Frame_SharedRoute:
+		if n.gatewayClosed(b.SharedRoute.Gateway) || !n.toLeader(b.SharedRoute.Partition, from, f) {
+			n.metrics.RouteDropped.Add(1)
+		}
+	case *peerpb.Frame_SharedPush:
+		n.onSharedPush(b.SharedPush)
 	case *peerpb.Frame_Leader:
 		n.onLeader(b.Leader)
 	case *peerpb.Frame_Beacon:
@@ -249,6 +261,7 @@ func (n *Node) onLeader(l *peerpb.Leader) {
 	if g := n.ingress(); g != nil {
 		n.attach(g, l.Partition)
 		g.reads.retry(l.Partition, true)
+		g.marks.retryAt(l.Partition)
 	}
 }
 

@@ -58,7 +58,12 @@ func (e *egress) take(from string, f *peerpb.LaneItems) {
 // does not know.
 func (e *egress) route(op []byte) bool {
 	var o logpb.Op
-	if err := o.UnmarshalVT(op); err != nil || o.GetPublish().GetMessage() == nil {
+	err := o.UnmarshalVT(op)
+	if g := o.GetGroup(); err == nil && g != nil {
+		e.assigned(g)
+		return true
+	}
+	if err != nil || o.GetPublish().GetMessage() == nil {
 		e.n.fatal(errUnknownItem)
 		return false
 	}

@@ -31,6 +31,7 @@ type ingress struct {
 	filters  *filterSet
 	kicks    *kicks
 	reads    *reads
+	marks    *marks
 }
 
 // ingressPart is what the ingress keeps for one partition.
@@ -87,6 +88,7 @@ func newIngress(n *Node, id uint64) *ingress {
 	g := &ingress{n: n, id: id, gateways: make(map[uint64]*lane), filters: newFilterSet()}
 	g.kicks = newKicks(n)
 	g.reads = newReads(n)
+	g.marks = newMarks(n)
 	g.interest = newAnnouncer(id, 0, 0, n.send, g.filters.whole, nil)
 	for p := range n.partitions {
 		p := p
@@ -174,6 +176,7 @@ func (g *ingress) end() {
 	g.interest.fail()
 	g.kicks.fail()
 	g.reads.fail()
+	g.marks.fail()
 }
 
 // fail ends what waits at a partition for something else than a lane.

@@ -74,6 +74,9 @@ type leader struct {
 	reannounce map[string]bool
 	refuse     bool // over the byte budget or the disk reserve
 
+	marksAsked map[markAsked]struct{} // questions that wait for marks
+	sharedTurn int                    // counts messages of QoS 0 for groups
+
 	checkpointed time.Time // when Checkpoint was proposed last
 	tickBy       time.Time // when tick must come, however busy we are
 }
@@ -100,6 +103,7 @@ func newLeader(r *replica, term uint64) *leader {
 		pushes:     make(map[uint64][]fsm.Push),
 		closing:    make(map[uint64]bool),
 		reannounce: make(map[string]bool),
+		marksAsked: make(map[markAsked]struct{}),
 
 		checkpointed: time.Now(),
 	}
@@ -259,6 +263,10 @@ func (ld *leader) frame(from string, f *peerpb.Frame) {
 		ld.ann.ack(from, b.InterestAck)
 	case *peerpb.Frame_RetainedRead:
 		ld.read(from, b.RetainedRead)
+	case *peerpb.Frame_MarkWait:
+		ld.markWait(from, b.MarkWait)
+	case *peerpb.Frame_SharedRoute:
+		ld.sharedRoute(b.SharedRoute)
 	}
 }
 
@@ -332,6 +340,11 @@ func (ld *leader) applied(o *fsm.Outcome) {
 		ld.ann.change(e.Version, interestChanges(e.Interest))
 		ld.annDirty = true
 	}
+	for _, p := range e.Shared {
+		now := ld.clock.now()
+		ld.pushShared(p, func(m *logpb.Message) *logpb.Message { return remaining(m, now) })
+	}
+	ld.answerMarks()
 	ld.n.countDropped(e.Dropped)
 	ld.sooner = true
 }

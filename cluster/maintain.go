@@ -73,6 +73,7 @@ func (n *Node) maintain(ctx context.Context) {
 		g.kicks.retry("")
 		g.kicks.endSilent(now)
 		g.reads.retry(0, false)
+		g.marks.retry()
 		if now.Sub(attach) >= attachRetry {
 			attach = now
 			for p := range n.partitions {

@@ -39,8 +39,8 @@ func (n *Node) countDropped(drops []fsm.Drop) {
 	for _, d := range drops {
 		n.metrics.dropped[d.Class][d.Reason].Add(d.N)
 		if d.First {
-			n.log.Warn("messages of a session are dropped; further drops are only counted",
-				"client", d.ClientID, "session", d.Class.String(), "reason", d.Reason.String())
+			n.log.Warn("messages of a session or group are dropped; further drops are only counted",
+				"client", d.ClientID, "group", d.Group, "class", d.Class.String(), "reason", d.Reason.String())
 		}
 	}
 }

@@ -71,6 +71,10 @@ func (ld *leader) routeOutbox() {
 }
 
 func (ld *leader) routeItem(it *fsm.OutboxItem) {
+	if len(it.Group) > 0 {
+		ld.routeGroup(it)
+		return
+	}
 	now := ld.clock.now()
 	oi := &outItem{item: it, left: 1}
 	ld.out.items[it.Seq] = oi

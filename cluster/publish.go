@@ -50,15 +50,19 @@ func (n *Node) Publish(m *flow.Message, done func(bool, error)) {
 	})
 }
 
-// publishUnreliable hands a message to the gateways that want it, without an
-// answer. Only a retained one is committed, at its retained partition.
+// publishUnreliable hands a message to the gateways, and groups, that want it, without
+// an answer. Only a retained one is committed, at its retained partition.
 func (g *ingress) publishUnreliable(m *flow.Message, targets []target, done func(bool, error)) {
 	var encoded []byte
 	for _, t := range targets {
-		if isPartition(t.end) || t.want&flow.WantQoS0 == 0 {
-			continue
+		switch {
+		case isPartition(t.end):
+			if t.want&flow.WantShared != 0 {
+				g.routeShared(uint32(t.end), m)
+			}
+		case t.want&flow.WantQoS0 != 0:
+			encoded = g.n.routeTo(t.end, m, encoded)
 		}
-		encoded = g.n.routeTo(t.end, m, encoded)
 	}
 	matched := len(targets) > 0
 	if !m.Retain {

@@ -274,7 +274,13 @@ func (n *Node) Unsubscribe(clientID string, epoch uint64, filters []string, done
 			n.fatal(err)
 			return
 		}
-		g.gate(func(err error) { done(r.Existed, err) })
+		g.awaitPosted(g.part(clientID).partition, r.Posted, func() {
+			if g.hasEnded() {
+				done(nil, flow.ErrUnavailable)
+				return
+			}
+			g.gate(func(err error) { done(r.Existed, err) })
+		})
 	})
 }
 
@@ -319,13 +325,15 @@ func (g *ingress) subscribed(p *ingressPart, clientID string, epoch uint64, r *l
 		g.gate(func(err error) { done(out, err) })
 	}
 	p.whenSettled(r.Version, func() {
-		if len(r.Retained) == 0 {
-			finish()
-			return
-		}
-		// Only now: a retained message that is published after this read is
-		// routed to the subscription, one published before it is in the answer.
-		g.answerHold(p, clientID, epoch, r, finish)
+		g.awaitPosted(p.partition, r.Posted, func() {
+			if len(r.Retained) == 0 {
+				finish()
+				return
+			}
+			// Only now: a retained message that is published after this read is
+			// routed to the subscription, one published before it is in the answer.
+			g.answerHold(p, clientID, epoch, r, finish)
+		})
 	})
 }
 

@@ -136,6 +136,25 @@ type Delivery struct {
 	// SubscriptionIDs of all matching subscriptions [MQTT-3.3.4-3].
 	SubscriptionIDs []uint32
 	Message         *Message
+	// Group, if not empty, is the filter of a shared subscription of an ephemeral
+	// session, which has no flows in a partition: the gateway chooses the packet
+	// identifier, Seq is 0, and Item names the message in the group. Stamp is that of
+	// the Membership it was assigned to.
+	Group       string
+	Stamp, Item uint64
+}
+
+// Membership is how a connection of an ephemeral session stands in a group.
+type Membership struct {
+	Filter string // of the shared subscription, with its $share prefix
+	// Stamp is greater than that of every earlier membership of the connection in the
+	// group. What was assigned with an earlier one counts only if Kept has its item.
+	Stamp             uint64
+	Window            uint16 // most QoS 1 and 2 messages to be assigned at once
+	QoS               byte
+	RetainAsPublished bool
+	ID                uint32 // Subscription Identifier; 0: none
+	Kept              []uint64
 }
 
 // DisconnectReason says how a connection ended.
