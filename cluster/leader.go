@@ -56,6 +56,7 @@ type leader struct {
 
 	pending      []*logpb.LaneOp
 	pendingBytes int
+	owned        []func(ok bool) // of ops of our own without a result, in order; nil: nobody waits
 	confirms     []*logpb.Confirm
 	flying       int
 	proposed     time.Time // the last entry, while any is flying
@@ -125,6 +126,11 @@ func (ld *leader) stop() {
 	ld.out.close()
 	if ld.ann != nil {
 		ld.ann.fail()
+	}
+	for _, then := range ld.owned {
+		if then != nil {
+			then(false)
+		}
 	}
 }
 
@@ -200,6 +206,7 @@ func (ld *leader) lead() bool {
 		return false
 	}
 	ld.firstEntry = data
+	ld.owned = append(ld.owned, nil)
 	ld.r.sm.setLeader(ld)
 	ld.flying++
 	ld.futures <- ld.r.raft.Apply(data, 0)
@@ -271,8 +278,13 @@ func (ld *leader) frame(from string, f *peerpb.Frame) {
 }
 
 // own queues an op of the leader itself.
-func (ld *leader) own(op *logpb.Op) {
+func (ld *leader) own(op *logpb.Op) { ld.ownThen(op, nil) }
+
+// ownThen is own; then is called when the op is applied, or with false when the
+// leadership ends before.
+func (ld *leader) ownThen(op *logpb.Op, then func(ok bool)) {
 	b := encodeOp(op)
+	ld.owned = append(ld.owned, then)
 	ld.pending = append(ld.pending, &logpb.LaneOp{IsLeader: true, Op: b})
 	ld.pendingBytes += len(b)
 }

@@ -116,8 +116,12 @@ func (ld *leader) repeat(from string, f *peerpb.LaneItems, s *source) {
 func (ld *leader) results(rs []fsm.Result) {
 	for i := range rs {
 		r := &rs[i]
-		if r.Seq == 0 {
-			continue // an op of our own
+		if r.Seq == 0 { // an op of our own
+			if then := ld.owned[0]; then != nil {
+				then(true)
+			}
+			ld.owned = ld.owned[1:]
+			continue
 		}
 		s := ld.sources[r.Source]
 		if s == nil {

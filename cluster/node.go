@@ -105,6 +105,7 @@ func Open(o Options) (_ *Node, err error) {
 	if err := n.openControl(); err != nil {
 		return nil, err
 	}
+	peerpb.RegisterAdminServer(n.transport.Registrar(), adminService{n: n})
 	if err := n.transport.Start(); err != nil {
 		return nil, err
 	}

@@ -75,6 +75,10 @@ func (r *route) release() {
 
 // Close implements Gateway.
 func (s *Server) Close(clientID string, epoch uint64, done func()) {
+	s.closeFor(clientID, epoch, packet.SessionTakenOver, done) // [MQTT-3.1.4-3]
+}
+
+func (s *Server) closeFor(clientID string, epoch uint64, code packet.ReasonCode, done func()) {
 	cs := s.clients.closing(clientID, epoch)
 	s.later.do(func() {
 		open := atomic.Int32{}
@@ -88,7 +92,7 @@ func (s *Server) Close(clientID string, epoch uint64, done func()) {
 			if !c.onSettled(settled) {
 				settled()
 			}
-			c.end(ending{Code: packet.SessionTakenOver}) // [MQTT-3.1.4-3]
+			c.end(ending{Code: code})
 		}
 		settled()
 	})

@@ -155,6 +155,14 @@ func (p *presence) find(epoch uint64) *conn {
 	return nil
 }
 
+// connection returns the connection with this epoch, or nil.
+func (r *registry) connection(clientID string, epoch uint64) *conn {
+	s := r.shard(clientID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[clientID].find(epoch)
+}
+
 // keepEarly keeps deliveries for a Connect that is not answered yet. c is the
 // connection if there is one already; it gets them instead.
 func (r *registry) keepEarly(clientID string, epoch uint64, ds []delivery) (c *conn) {

@@ -201,6 +201,17 @@ const (
 	WantShared
 )
 
+// Inspection is what a gateway tells an operator of a connection.
+type Inspection struct {
+	Remote, Listener string
+	KeepAlive        uint16 // seconds; 0: off
+	// Of an ephemeral session, which lives in its gateway:
+	Subscriptions []Subscription
+	Queued        int // messages
+	QueuedBytes   int64
+	Inflight      int // outgoing flows
+}
+
 // Errors with which the cluster answers a gateway.
 var (
 	// ErrFenced: another connection owns the session now; this one must close
