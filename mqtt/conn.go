@@ -32,10 +32,15 @@ type conn struct {
 	wire wire
 	id   uint64 // unique in this process; the key in the subscription tree
 
-	// Set by the reader while the phase is new, fixed afterwards.
+	// Set by the reader while the phase is new, fixed afterwards, but for client.Grant,
+	// which the reader changes under mu, and for what client keeps to itself.
 	client Client
-	opts   options
-	limits *Limits // of the listener; fixed from the start
+	// willTopic is the topic of the will; "": there is none.
+	willTopic string
+	opts      options
+	login     *login  // nil: CONNECT has no authentication method; see there
+	grants    uint64  // of Server.grants, from before the client was let in
+	limits    *Limits // of the listener; fixed from the start
 
 	// entries is the number of entries in the subscription tree; its lock owns it.
 	entries int
@@ -68,7 +73,10 @@ type conn struct {
 	aliases *aliasOut  // nil: no topic aliases to the client
 	holds   []*hold    // live messages that wait for retained ones
 	early   []delivery // taken before CONNACK
-	lastSeq uint64     // of the last delivery taken
+	// screened is the client as the rules are asked about messages that its session kept;
+	// nil: they are not asked.
+	screened *Client
+	lastSeq  uint64 // of the last delivery taken
 
 	// filters are the subscriptions in the tree. They belong to whoever set
 	// changing; ops wait for their turn in order.
@@ -141,6 +149,9 @@ func (c *conn) handle(header byte, body []byte) error {
 	if (c.opts.version == 0) != (t == packet.TypeConnect) {
 		return c.misplaced(t)
 	}
+	if c.login != nil && c.login.connect != nil {
+		return c.handleLogin(t, header, body)
+	}
 	switch t {
 	case packet.TypePublish:
 		return c.handlePublish(header, body)
@@ -167,8 +178,7 @@ func (c *conn) handle(header byte, body []byte) error {
 	case *packet.Disconnect:
 		return c.handleDisconnect(p)
 	}
-	// AUTH: no CONNECT with an authentication method was accepted [MQTT-4.12.0-7].
-	return &packet.Error{Code: packet.ProtocolError, Clause: "MQTT-4.12.0-7", Detail: "AUTH without authentication method in CONNECT"}
+	return c.handleAuth(p.(*packet.Auth))
 }
 
 // misplaced is the error for a packet before CONNECT, or a second CONNECT.

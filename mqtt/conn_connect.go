@@ -16,8 +16,30 @@ func (c *conn) handleConnect(p *packet.Connect) error {
 	if c.client.ID == "" {
 		c.client.ID = c.srv.newClientID() // [MQTT-3.1.3-6], in 3.1.1 as well
 	}
-	if code := c.admit(p); code != packet.Success {
-		return &packet.Error{Code: code, Clause: "MQTT-3.1.4-2", Detail: "CONNECT refused", Version: p.Version}
+	c.grants = c.srv.grants.Load()
+	begun, code := false, c.admit(p)
+	if code == packet.Success {
+		begun, code = c.identify(p)
+	}
+	switch {
+	case code != packet.Success:
+		return refuseConnect(code, p.Version)
+	case begun:
+		return c.stepLogin(p.Props.AuthData)
+	}
+	return c.open(p)
+}
+
+func refuseConnect(code packet.ReasonCode, version byte) error {
+	return &packet.Error{Code: code, Clause: "MQTT-3.1.4-2", Detail: "CONNECT refused", Version: version}
+}
+
+// open asks the cluster for the session of a client that is who it says.
+func (c *conn) open(p *packet.Connect) error {
+	if p.Will != nil {
+		if c.willTopic = p.Will.Message.Topic; !c.srv.auth.MayPublish(&c.client, c.willTopic) {
+			return refuseConnect(packet.NotAuthorized, p.Version)
+		}
 	}
 	ask := c.connectFlow(p)
 	c.mu.Lock()
@@ -52,16 +74,12 @@ func (c *conn) negotiate(p *packet.Connect) options {
 	return o
 }
 
-// admit decides whether the client may connect [MQTT-3.1.4-2].
+// admit checks what does not depend on who the client is [MQTT-3.1.4-2].
 func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
 	l := c.limits
 	switch {
 	case c.srv.stopping() || !c.srv.cluster.Available():
 		return packet.ServerUnavailable
-	case p.Props.AuthMethod != nil:
-		return packet.BadAuthenticationMethod // [MQTT-4.12.0-1]
-	case !p.HasUsername && !l.AllowAnonymous:
-		return packet.NotAuthorized
 	}
 	if w := p.Will; w != nil {
 		switch {
@@ -74,12 +92,6 @@ func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
 				return code
 			}
 		}
-	}
-	if code := c.srv.auth.Authenticate(&c.client, p.Password); code != packet.Success {
-		return code
-	}
-	if p.Will != nil && !c.srv.auth.MayPublish(&c.client, p.Will.Message.Topic) {
-		return packet.NotAuthorized
 	}
 	return packet.Success
 }
@@ -108,7 +120,7 @@ func (c *conn) tooDeep(s string) bool {
 func (c *conn) connectFlow(p *packet.Connect) flow.Connect {
 	f := flow.Connect{
 		ClientID:   c.client.ID,
-		Username:   p.Username,
+		Username:   c.client.Username,
 		Protocol:   p.Version,
 		CleanStart: p.CleanStart,
 		Window:     c.opts.window,
@@ -154,6 +166,9 @@ func (c *conn) connected(p *packet.Connect, assigned bool, s flow.Session, err e
 	c.asked--
 	if c.phase == phaseAttaching && !fenced {
 		connack := c.connack(p, assigned, s)
+		if _, all := c.srv.auth.(allowAll); s.Present && !all {
+			c.screened = new(c.client.Copy())
+		}
 		c.ops = append(c.ops, &subscriptionOp{ready: true, apply: func() { c.attach(s.Subscriptions, connack) }})
 	}
 	c.mu.Unlock()
@@ -164,15 +179,6 @@ func (c *conn) connected(p *packet.Connect, assigned bool, s flow.Session, err e
 	}
 	c.changeSubscriptions()
 	c.settle() // if it was closing before
-}
-
-// attach puts the subscriptions of a resumed session into the local tree.
-func (c *conn) attach(subs []flow.Subscription, connack *packet.Connack) {
-	if !c.askMore() {
-		return
-	}
-	c.remember(subs)
-	c.srv.subs.set(c, subs, true, func(err error) { c.attached(connack, err) })
 }
 
 // attached: the cluster routes by the session's subscriptions; the client may know.
@@ -195,6 +201,7 @@ func (c *conn) attached(connack *packet.Connack, err error) {
 	switch {
 	case opened:
 		c.wire.established(c.opts.keepAlive)
+		c.unchanged(c.grants)
 	case err != nil:
 		c.end(refusal(err))
 	case small:
@@ -210,6 +217,9 @@ func (c *conn) connack(p *packet.Connect, assigned bool, s flow.Session) *packet
 		return a
 	}
 	l, pr := c.limits, &a.Props
+	if c.login != nil { // [MQTT-4.12.0-5] [MQTT-4.12.0-6]
+		pr.AuthMethod, pr.AuthData = &c.login.method, c.login.final
+	}
 	if assigned {
 		pr.AssignedClientID = &c.client.ID // [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 	}

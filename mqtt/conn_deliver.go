@@ -260,6 +260,13 @@ func (c *conn) deliver(d delivery) {
 		message: message{m: d.Message, deadline: d.deadline, ids: d.SubscriptionIDs, qos: d.QoS, retain: d.Retained},
 		id:      d.PacketID, dup: d.Dup,
 	}
+	if !c.screen(d.Message.Topic) {
+		c.drop(DropNotAuthorized)
+		if d.QoS > 0 {
+			c.skip(d)
+		}
+		return
+	}
 	if d.QoS == 0 {
 		c.put(o.message, nil)
 		return

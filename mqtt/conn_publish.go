@@ -133,6 +133,9 @@ func (c *conn) mayPublish(p *packet.Publish) packet.ReasonCode {
 // it published was never allowed to be there, so no promise is broken.
 func (c *conn) refusePublish(in *inbound, p *packet.Publish, code packet.ReasonCode) error {
 	c.srv.metrics.RefusedPublish[code].Add(1)
+	if code == packet.NotAuthorized && c.limits.CloseUnauthorized && (c.opts.version < packet.V5 || p.QoS == flow.AtMostOnce) {
+		return &packet.Error{Code: code, Clause: "MQTT-3.3.5-2", Detail: "the rules do not allow this PUBLISH"}
+	}
 	if p.QoS == flow.AtMostOnce {
 		return nil
 	}

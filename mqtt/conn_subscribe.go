@@ -66,6 +66,7 @@ func (c *conn) handleSubscribe(p *packet.Subscribe) error {
 	if err := c.fits(len(p.Filters)); err != nil {
 		return err
 	}
+	grants := c.srv.grants.Load()
 	codes := make([]packet.ReasonCode, len(p.Filters))
 	var subs []flow.Subscription
 	var places []int // of subs in codes
@@ -94,7 +95,7 @@ func (c *conn) handleSubscribe(p *packet.Subscribe) error {
 	}
 	c.subscribes()
 	op := &subscriptionOp{ready: c.ephemeral}
-	s := &subscribing{c: c, id: p.PacketID, codes: codes, places: places, subs: subs}
+	s := &subscribing{c: c, id: p.PacketID, codes: codes, places: places, subs: subs, grants: grants}
 	c.enqueue(op, s.applyEphemeral, s.applyPersistent)
 	if c.ephemeral {
 		return nil
@@ -167,7 +168,7 @@ func (c *conn) maySubscribe(filter string, id uint32) packet.ReasonCode {
 		return packet.SubscriptionIdentifiersNotSupported
 	case !l.WildcardAvailable && strings.ContainsAny(filter, "+#"):
 		return packet.WildcardSubscriptionsNotSupported
-	case !c.srv.auth.MaySubscribe(&c.client, filter):
+	case !c.maySubscribeTo(&c.client, filter):
 		return packet.NotAuthorized
 	}
 	return packet.Success
@@ -180,7 +181,8 @@ type subscribing struct {
 	codes  []packet.ReasonCode // one for each filter of the packet [MQTT-3.8.4-6]
 	places []int               // where in codes the answer to each of subs goes
 	subs   []flow.Subscription
-	hold   *hold // of an ephemeral session that wants retained messages
+	hold   *hold  // of an ephemeral session that wants retained messages
+	grants uint64 // of Server.grants, when it was allowed
 
 	// Of a persistent session: the cluster's answer.
 	answers []flow.Subscribed
@@ -276,6 +278,7 @@ func (s *subscribing) routed(err error) {
 	case s.hold != nil:
 		c.srv.cluster.Retained(s.hold.filters(), s.retained)
 	}
+	c.unchanged(s.grants)
 }
 
 // handleUnsubscribe takes an UNSUBSCRIBE.

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"time"
 
+	"github.com/flotilla-mqtt/flotilla/mqtt/auth"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 )
 
@@ -44,9 +45,15 @@ type Limits struct {
 	// MaxKeepAlive, in seconds, is the longest keep alive of MQTT 5 clients: one that
 	// asks for more, or for none, is told this one. Older clients cannot be told. 0: any.
 	MaxKeepAlive uint16
-	// AllowAnonymous lets clients in that give no user name. Who the others are is for
-	// the Authenticator to say.
+	// AllowAnonymous lets clients in of whom nobody knows who they are.
 	AllowAnonymous bool
+	// CertUsername makes a name in a verified client certificate the user name; then
+	// CONNECT's does not count, and no password is asked for.
+	CertUsername auth.CertName
+	// CloseUnauthorized closes a connection on which something is published that the
+	// Authenticator does not allow, where no acknowledgement can say so: before MQTT 5,
+	// and at QoS 0. Otherwise the message is dropped and counted.
+	CloseUnauthorized bool
 	// MaxSessionExpiry caps the session expiry interval, in seconds;
 	// flow.NeverExpires: no cap.
 	MaxSessionExpiry uint32

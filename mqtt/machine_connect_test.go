@@ -183,10 +183,10 @@ func TestConnect(t *testing.T) {
 		{"3.1.4", "no user name where one is needed", packet.V5, func(l *Limits) { l.AllowAnonymous = false }, func(k *client) {
 			k.in(connectPacket(packet.V5)).asks().out("CONNACK 87", "closed")
 		}},
-		{"3.1.4", "a user name where one is needed", packet.V311, func(l *Limits) { l.AllowAnonymous = false }, func(k *client) {
+		{"MQTT-3.1.4-2", "a user name that nobody has checked", packet.V311, func(l *Limits) { l.AllowAnonymous = false }, func(k *client) {
 			p := connectPacket(packet.V311)
 			p.HasUsername, p.Username = true, "u"
-			k.in(p).asks("connect c v4 clean=true expiry=0 window=1024").out("CONNACK 00")
+			k.in(p).asks().out("CONNACK 87", "closed") // return code 5
 		}},
 		{"MQTT-3.2.2-22", "no server keep alive for older clients", packet.V311, func(l *Limits) { l.MaxKeepAlive = 9 }, func(k *client) {
 			p := connectPacket(packet.V311)

@@ -15,12 +15,16 @@ func pub(topic, payload string, qos byte, id uint16) *packet.Publish {
 
 func ack(kind packet.Type, id uint16) *packet.Ack { return &packet.Ack{Kind: kind, PacketID: id} }
 
-// deny forbids one topic and one filter.
-type deny string
+func closeUnauthorized(l *Limits) { l.CloseUnauthorized = true }
 
-func (d deny) Authenticate(*Client, []byte) packet.ReasonCode { return packet.Success }
-func (d deny) MayPublish(_ *Client, topic string) bool        { return topic != string(d) }
-func (d deny) MaySubscribe(_ *Client, filter string) bool     { return filter != string(d) }
+// deny forbids one topic and one filter.
+type deny struct {
+	allowAll
+	what string
+}
+
+func (d deny) MayPublish(_ *Client, topic string) bool    { return topic != d.what }
+func (d deny) MaySubscribe(_ *Client, filter string) bool { return filter != d.what }
 
 func TestPublish(t *testing.T) {
 	runScenarios(t, []scenario{
@@ -146,12 +150,20 @@ func TestPublish(t *testing.T) {
 			k.asks("publish $SYSTEM q0 x").out("PUBACK 1 87", "PUBREC 2 87")
 		}},
 		{"3.4.2.1", "not authorized", packet.V5, nil, func(k *client) {
-			k.srv.auth = deny("secret")
+			k.srv.auth = deny{what: "secret"}
 			k.connect(nil).in(pub("secret", "x", 1, 1), pub("secret", "x", 2, 2), pub("secret", "x", 0, 0)).asks().out("PUBACK 1 87", "PUBREC 2 87")
 		}},
 		{"3.3.5", "not authorized: acknowledged and dropped", packet.V311, nil, func(k *client) {
-			k.srv.auth = deny("secret")
+			k.srv.auth = deny{what: "secret"}
 			k.connect(nil).in(pub("secret", "x", 1, 1), pub("secret", "x", 2, 2)).asks().out("PUBACK 1", "PUBREC 2")
+		}},
+		{"3.3.5", "not authorized: closed where the client cannot be told otherwise", packet.V311, closeUnauthorized, func(k *client) {
+			k.srv.auth = deny{what: "secret"}
+			k.connect(nil).in(pub("open", "x", 1, 1), pub("secret", "x", 1, 2)).asks("publish open q1 x", "disconnect c 1 lost").out("PUBACK 1", "closed")
+		}},
+		{"3.3.5", "not authorized: closed where the client cannot be told otherwise", packet.V5, closeUnauthorized, func(k *client) {
+			k.srv.auth = deny{what: "secret"}
+			k.connect(nil).in(pub("secret", "x", 1, 1), pub("secret", "x", 0, 0)).asks("disconnect c 1 lost").out("PUBACK 1 87", "DISCONNECT 87", "closed")
 		}},
 		{"3.3.2.3.2", "payload is not what its format says", packet.V5, func(l *Limits) { l.CheckPayloadFormat = true }, func(k *client) {
 			p := pub("t", "\xff", 1, 1)

@@ -30,7 +30,7 @@ func TestSubscribe(t *testing.T) {
 			k.asks("retained a").out("SUBACK 5 01")
 		}},
 		{"MQTT-3.9.3-1 MQTT-3.8.4-6", "one code for each filter", packet.V5, nil, func(k *client) {
-			k.srv.auth = deny("secret")
+			k.srv.auth = deny{what: "secret"}
 			k.connect(nil).in(sub(5, filter("a", 0), filter("b/#/c", 1), filter("c", 2), filter("$share/g/d", 1), filter("secret", 1), filter("e", 1)))
 			k.asks("interest a=3, c=5, e=5", "retained a, c, e").out("SUBACK 5 00 8F 02 9E 87 01")
 		}},

@@ -29,6 +29,9 @@ type Metrics struct {
 	RefusedSubscribe [256]atomic.Uint64
 	// Dropped counts messages that a subscriber did not get, by reason.
 	Dropped [dropReasons]atomic.Uint64
+	// RevokedSubscriptions counts subscriptions that a session lost when it was resumed,
+	// since the rules do not allow them (any more).
+	RevokedSubscriptions atomic.Uint64
 	// UnknownAcks counts acknowledgements with a packet identifier that is not in use.
 	UnknownAcks atomic.Uint64
 	// RetainedIncomplete counts SUBSCRIBEs for which a partition did not tell its
@@ -44,20 +47,21 @@ type DropReason byte
 
 // The reasons of Metrics.Dropped.
 const (
-	DropQueueFull  DropReason = iota // the queue of an ephemeral session was full
-	DropSlowSocket                   // QoS 0, and the client does not read fast enough
-	DropExpired                      // the message expired before it could be sent [MQTT-3.3.2-5]
-	DropTooLarge                     // larger than the client's Maximum Packet Size [MQTT-3.1.2-25]
-	DropEnded                        // still queued when an ephemeral session ended
+	DropQueueFull     DropReason = iota // the queue of an ephemeral session was full
+	DropSlowSocket                      // QoS 0, and the client does not read fast enough
+	DropExpired                         // the message expired before it could be sent [MQTT-3.3.2-5]
+	DropTooLarge                        // larger than the client's Maximum Packet Size [MQTT-3.1.2-25]
+	DropEnded                           // still queued when an ephemeral session ended
+	DropNotAuthorized                   // kept by a session whose client may not read it (any more)
 	dropReasons
 )
 
 // String returns the value of a "reason" label.
 func (r DropReason) String() string {
-	return [...]string{"queue_full", "slow_socket", "expired", "too_large", "session_ended"}[r]
+	return [...]string{"queue_full", "slow_socket", "expired", "too_large", "session_ended", "not_authorized"}[r]
 }
 
 // DropReasons lists all reasons, for export.
 func DropReasons() []DropReason {
-	return []DropReason{DropQueueFull, DropSlowSocket, DropExpired, DropTooLarge, DropEnded}
+	return []DropReason{DropQueueFull, DropSlowSocket, DropExpired, DropTooLarge, DropEnded, DropNotAuthorized}
 }

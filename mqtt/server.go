@@ -44,6 +44,7 @@ type Server struct {
 	nextConn  atomic.Uint64
 	clients   registry
 	subs      subscriptions
+	grants    atomic.Uint64 // times that Recheck was called
 	later     later
 	ackers    ackers
 	departing tally // Connects whose Disconnect is not answered
@@ -53,6 +54,8 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // mu
 	stop      chan struct{}             // closed by Shutdown, with mu held
+	running   context.Context           // done when stop is closed
+	end       context.CancelFunc        // of running
 	timing    bool                      // mu; the timekeeper runs
 }
 
@@ -62,6 +65,7 @@ func NewServer(o Options) *Server {
 		limits: o.Limits, auth: o.Auth, log: o.Logger, metrics: o.Metrics, newClientID: o.NewClientID,
 		start: time.Now(), listeners: map[net.Listener]struct{}{}, stop: make(chan struct{}),
 	}
+	s.running, s.end = context.WithCancel(context.Background())
 	if s.limits == (Limits{}) {
 		s.limits = DefaultLimits()
 	}
@@ -195,6 +199,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.stopping() {
 		close(s.stop)
+		s.end()
 	}
 	for ln := range s.listeners {
 		ln.Close()

@@ -42,10 +42,16 @@ var rules = []rule{
 		instead: "let the leader put it into the entry (proto/logpb), or return an effect that cluster carries out",
 	},
 	{
-		who: []string{"mqtt"}, ours: []string{"mqtt/packet", "mqtt/topic", "mqtt/flow"},
+		who: []string{"mqtt"}, ours: []string{"mqtt/packet", "mqtt/topic", "mqtt/flow", "mqtt/auth"},
 		never:   []string{"github.com/hashicorp/raft/...", "google.golang.org/grpc/...", module + "fsm", module + "cluster/..."},
 		because: "the gateway speaks MQTT and knows no consensus; its tests run without a cluster",
 		instead: "declare what it needs in mqtt/cluster.go, and satisfy that in cluster",
+	},
+	{
+		who: []string{"mqtt/auth"}, ours: []string{"mqtt/packet", "mqtt/topic"},
+		never:   []string{"github.com/hashicorp/...", "google.golang.org/grpc/..."},
+		because: "who may do what is decided without knowing connections or a cluster",
+		instead: "add it to the Authenticator interface, and let mqtt call it",
 	},
 	{
 		who:     []string{"mqtt/packet", "mqtt/topic", "mqtt/flow"},

@@ -35,13 +35,14 @@ func main() {
 
 // run is the whole program.
 func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) error {
-	p := &program{env: env, stdout: stdout, stderr: stderr, start: startNode, executable: os.Executable}
+	p := &program{env: env, stdin: os.Stdin, stdout: stdout, stderr: stderr, start: startNode, executable: os.Executable}
 	return p.run(ctx, args)
 }
 
 // program is what the subcommands share. Tests put their own parts into it.
 type program struct {
 	env            []string
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	start          starter
 	executable     func() (string, error)
@@ -61,6 +62,7 @@ func commands() []command {
 		{"status", "show the cluster as one node sees it", (*program).status},
 		{"run", "run a cluster of several nodes on this machine, to try things out", (*program).runLocal},
 		{"prestop", "drain this pod's node if its StatefulSet is scaled down (Kubernetes)", (*program).prestop},
+		{"passwd", "write users and their passwords", (*program).passwd},
 		{"bench", "put load on brokers and measure them", (*program).bench},
 		{"version", "print the version", (*program).version},
 		{"help", "print this list", (*program).help},

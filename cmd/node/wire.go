@@ -17,6 +17,7 @@ import (
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/watch"
 	"github.com/flotilla-mqtt/flotilla/mqtt"
+	"github.com/flotilla-mqtt/flotilla/mqtt/auth"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
@@ -29,6 +30,7 @@ type node struct {
 	cluster *cluster.Node
 	gateway *mqtt.Server
 	fsync   *histogram
+	auth    *auth.Files    // nil: there is no password file and there are no rules
 	watch   *watch.Watcher // of files that may change while the node runs
 	secured secured
 
@@ -45,6 +47,10 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 	n := &node{cfg: cfg, build: build, log: log, done: make(chan struct{}), fsync: newFsyncHistogram()}
 	n.limitMemory()
 	host, err := cfg.AdvertiseHost(net.InterfaceAddrs)
+	if err != nil {
+		return nil, err
+	}
+	authenticator, err := n.openAuth()
 	if err != nil {
 		return nil, err
 	}
@@ -73,13 +79,14 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 		closeAll()
 		return nil, fmt.Errorf("peer-addr: %w", err)
 	}
-	n.gateway = mqtt.NewServer(mqtt.Options{Logger: log})
+	n.gateway = mqtt.NewServer(mqtt.Options{Logger: log, Auth: authenticator})
 	n.cluster, err = cluster.Open(n.clusterOptions(host, peer, listeners))
 	if err != nil {
 		closeAll()
 		return nil, err
 	}
 	n.gateway.Attach(n.cluster)
+	n.watchAuth()
 	for i, ln := range listeners {
 		l := cfg.Listeners[i]
 		limits := listenerLimits(cfg, l)
@@ -164,6 +171,8 @@ func listenerLimits(cfg *config.Config, listener config.Listener) mqtt.Limits {
 	l.ConnectTimeout = of.ConnectTimeout
 	l.MaxKeepAlive = uint16(of.MaxKeepAlive.Seconds())
 	l.AllowAnonymous = listener.AllowAnonymous
+	l.CertUsername = certNames(listener.CertUsername)
+	l.CloseUnauthorized = cfg.Auth.RefusedPublish == config.RefusedClose
 	l.MaxInflight = uint16(cfg.Sessions.MaxInflight)
 	l.MaxSubscriptions = cfg.Sessions.MaxSubscriptions
 	l.QueueMessages = cfg.Sessions.QueueMaxMessages

@@ -19,7 +19,7 @@ import (
 func (n *node) Metrics() admin.Metrics {
 	g, c := n.gateway.Metrics(), n.cluster.Counters()
 	out := admin.Metrics{
-		Gateway: gatewayMetrics(g), Cluster: clusterMetrics(c),
+		Gateway: gatewayMetrics(g), Auth: n.authMetrics(), Cluster: clusterMetrics(c),
 		Transport: transportMetrics(n.cluster.TransportStats()), Store: storeMetrics(n.cluster.StoreStats()),
 	}
 	out.Store.Fsync = n.fsync.snapshot()
@@ -45,6 +45,7 @@ func gatewayMetrics(g *mqtt.Metrics) admin.GatewayMetrics {
 		Refused: byReason(&g.Refused), Closed: byReason(&g.Closed),
 		RefusedPublish: byReason(&g.RefusedPublish), RefusedSubscribe: byReason(&g.RefusedSubscribe),
 		UnknownAcks: g.UnknownAcks.Load(), RetainedIncomplete: g.RetainedIncomplete.Load(), BackPressure: g.BackPressure.Load(),
+		RevokedSubscriptions: g.RevokedSubscriptions.Load(),
 	}
 	count(out.Refused, "too_many", g.TooMany.Load())
 	for i := range g.PacketsReceived {

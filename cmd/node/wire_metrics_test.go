@@ -12,6 +12,7 @@ import (
 	"github.com/flotilla-mqtt/flotilla/cluster/transport"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
 	"github.com/flotilla-mqtt/flotilla/mqtt"
+	"github.com/flotilla-mqtt/flotilla/mqtt/auth"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
 )
 
@@ -55,12 +56,13 @@ func TestEverythingCountedIsExported(t *testing.T) {
 	at := map[uint64]string{}
 	var g mqtt.Metrics
 	var c cluster.Metrics
+	var a auth.Metrics
 	var tr transport.Stats
 	var st store.Stats
-	for name, v := range map[string]any{"mqtt": &g, "cluster": &c, "transport": &tr, "store": &st} {
+	for name, v := range map[string]any{"mqtt": &g, "auth": &a, "cluster": &c, "transport": &tr, "store": &st} {
 		numbers(reflect.ValueOf(v).Elem(), name, at)
 	}
-	out := admin.Metrics{Gateway: gatewayMetrics(&g), Cluster: clusterMetrics(&c), Transport: transportMetrics(tr), Store: storeMetrics(st)}
+	out := admin.Metrics{Gateway: gatewayMetrics(&g), Auth: authMetrics(&a), Cluster: clusterMetrics(&c), Transport: transportMetrics(tr), Store: storeMetrics(st)}
 	countDrops(out.Cluster.Dropped, &g)
 	text := fmt.Sprintf("%+v", out)
 	for n, where := range at {

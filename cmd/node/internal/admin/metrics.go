@@ -40,6 +40,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	m := n.Metrics()
 	e.gateway(&m.Gateway)
+	e.auth(&m.Auth)
 	e.cluster(&m.Cluster)
 	e.transport(&m.Transport)
 	e.store(&m.Store)
@@ -70,6 +71,7 @@ func (e emitter) gateway(m *GatewayMetrics) {
 	}
 	e.counters("messages_refused_total", "PUBLISH packets refused while the connection went on, by reason code.", "reason", m.RefusedPublish)
 	e.counters("subscriptions_refused_total", "Subscriptions refused while the connection went on, by reason code.", "reason", m.RefusedSubscribe)
+	e.counter("subscriptions_revoked_total", "Subscriptions that sessions lost when they were resumed, since the rules do not allow them any more.", m.RevokedSubscriptions)
 	e.counter("unknown_acks_total", "Acknowledgements of clients with a packet identifier that is not in use.", m.UnknownAcks)
 	e.counter("subscribes_incomplete_total", "SUBSCRIBEs of ephemeral sessions for which a partition did not tell its retained messages in time.", m.RetainedIncomplete)
 	e.counter("back_pressure_total", "Times a socket was not read further because too much of its connection was unanswered.", m.BackPressure)

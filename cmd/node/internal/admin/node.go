@@ -81,6 +81,7 @@ type Replica struct {
 // scrape time. docs/metrics.md says what each means.
 type Metrics struct {
 	Gateway   GatewayMetrics
+	Auth      AuthMetrics
 	Cluster   ClusterMetrics
 	Transport TransportMetrics
 	Store     StoreMetrics
@@ -108,6 +109,7 @@ type GatewayMetrics struct {
 	Refused, Closed                               map[string]uint64 // connections by reason
 	RefusedPublish, RefusedSubscribe              map[string]uint64 // packets by reason
 	UnknownAcks, RetainedIncomplete, BackPressure uint64
+	RevokedSubscriptions                          uint64
 }
 
 // ClusterMetrics are those of partitions, lanes and leases.

@@ -44,9 +44,12 @@ type Config struct {
 	LogLevel  slog.Level
 	LogFormat string // text or json
 
-	// AllowAnonymous is nil when it was not set: then loopback listeners allow
-	// it and all others do not. See Listener.AllowAnonymous for the outcome.
+	// AllowAnonymous is nil when it was not set: then loopback listeners allow it if
+	// there is no password file, and all others do not. See Listener.AllowAnonymous for
+	// the outcome.
 	AllowAnonymous *bool
+	CertUsername   CertUsername // for listeners that do not set their own
+	Auth           Auth
 
 	Limits   Limits   // for listeners that do not set their own
 	Sessions Sessions // the same on every node of a cluster
@@ -63,6 +66,34 @@ type Config struct {
 	// errors, because an orchestrator adds variables of its own, but worth a
 	// line in the log.
 	UnknownEnv []string
+}
+
+// CertUsername says what of a client's certificate is its user name.
+type CertUsername string
+
+// What may be the user name of a client with a certificate.
+const (
+	CertOff     CertUsername = "off"     // nothing: it logs in in another way
+	CertCN      CertUsername = "cn"      // the common name
+	CertSubject CertUsername = "subject" // the whole subject
+)
+
+// RefusedPublish says what happens to a PUBLISH that the rules do not allow where MQTT has
+// no answer for it.
+type RefusedPublish string
+
+// What happens then.
+const (
+	RefusedDrop  RefusedPublish = "drop"  // the message is dropped and counted
+	RefusedClose RefusedPublish = "close" // the connection is closed
+)
+
+// Auth is who may do what.
+type Auth struct {
+	PasswordFile   string // empty: nobody has a password
+	ACLFile        string // rules; empty: everybody may do everything
+	PasswordHashes int    // computed at once; 0: one per processor
+	RefusedPublish RefusedPublish
 }
 
 // Limits bound what one listener accepts.
@@ -100,6 +131,7 @@ type Listener struct {
 	Type           string // tcp
 	Addr           string
 	AllowAnonymous bool
+	CertUsername   CertUsername
 	Limits         Limits
 }
 
@@ -114,6 +146,9 @@ func Default() Config {
 		Partitions: 16,
 		LogLevel:   slog.LevelInfo,
 		LogFormat:  "text",
+
+		CertUsername: CertOff,
+		Auth:         Auth{RefusedPublish: RefusedDrop},
 		Limits: Limits{
 			MaxPacketSize:     1 << 20,
 			ReceiveMaximum:    1024,

@@ -43,7 +43,7 @@ func TestDefaultsAreOneNodeOnLoopback(t *testing.T) {
 	if c.Node != "host-1" || c.Data != "./data" || c.Expect != 1 || c.Partitions != 16 || len(c.Join) != 0 {
 		t.Errorf("unexpected defaults: %+v", c)
 	}
-	want := Listener{Name: "mqtt-addr", Type: "tcp", Addr: "localhost:1883", AllowAnonymous: true, Limits: Default().Limits}
+	want := Listener{Name: "mqtt-addr", Type: "tcp", Addr: "localhost:1883", AllowAnonymous: true, CertUsername: CertOff, Limits: Default().Limits}
 	if len(c.Listeners) != 1 || c.Listeners[0] != want {
 		t.Errorf("listeners %+v, want %+v", c.Listeners, want)
 	}
@@ -88,6 +88,7 @@ func TestSameNamesEverywhere(t *testing.T) {
 		"queue-max-messages": "5", "queue-max-bytes": "6KiB", "queue-full": "refuse", "max-inflight": "7",
 		"max-inflight-bytes": "1MiB", "max-subscriptions": "12", "max-session-expiry": "1h0m0s",
 		"heartbeat-timeout": "300ms", "election-timeout": "400ms", "leader-lease": "200ms", "ownership-time": "6s",
+		"password-file": "/p", "acl-file": "/a", "cert-username": "cn", "password-hashes": "2", "refused-publish": "close",
 	}
 	var args, env []string
 	var file strings.Builder
@@ -118,7 +119,7 @@ func TestContractNames(t *testing.T) {
 		names = append(names, s.name)
 	}
 	for _, want := range []string{"node", "data", "mqtt-addr", "peer-addr", "gossip-addr", "http-addr", "advertise",
-		"join", "expect", "partitions", "log-level", "log-format", "config", "allow-anonymous"} {
+		"join", "expect", "partitions", "log-level", "log-format", "config", "allow-anonymous", "password-file", "acl-file"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("the setting %s is gone: its name is a contract", want)
 		}

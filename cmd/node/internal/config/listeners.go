@@ -6,6 +6,7 @@ import "errors"
 type listenerSettings struct {
 	addr, kind     string
 	allowAnonymous *bool
+	certUsername   CertUsername
 	limits         Limits
 }
 
@@ -14,6 +15,7 @@ func listenerSettingList() []setting[listenerSettings] {
 		address("addr", "where clients connect", func(s *listenerSettings) *string { return &s.addr }),
 		oneOf("type", "protocol", []string{"tcp"}, func(s *listenerSettings) *string { return &s.kind }),
 		allowAnonymous(func(s *listenerSettings) **bool { return &s.allowAnonymous }),
+		certUsername(func(s *listenerSettings) *CertUsername { return &s.certUsername }),
 	}
 	return append(list, lift(limitSettings(), func(s *listenerSettings) *Limits { return &s.limits })...)
 }
@@ -31,12 +33,12 @@ func listenerKeys() []string {
 func (l *loader) listeners() error {
 	var errs []error
 	if _, given := l.given("mqtt-addr"); given || len(l.lists) == 0 {
-		li, err := l.listener("mqtt-addr", listenerSettings{addr: l.cfg.MQTTAddr, kind: "tcp", allowAnonymous: l.cfg.AllowAnonymous, limits: l.cfg.Limits})
+		li, err := l.listener("mqtt-addr", listenerSettings{addr: l.cfg.MQTTAddr, kind: "tcp", allowAnonymous: l.cfg.AllowAnonymous, certUsername: l.cfg.CertUsername, limits: l.cfg.Limits})
 		errs = append(errs, err)
 		l.cfg.Listeners = append(l.cfg.Listeners, li)
 	}
 	for _, ly := range l.lists {
-		s := listenerSettings{kind: "tcp", allowAnonymous: l.cfg.AllowAnonymous, limits: l.cfg.Limits}
+		s := listenerSettings{kind: "tcp", allowAnonymous: l.cfg.AllowAnonymous, certUsername: l.cfg.CertUsername, limits: l.cfg.Limits}
 		if err := ly.apply(&s); err != nil {
 			errs = append(errs, err)
 			continue
@@ -70,15 +72,15 @@ func (ly listenerYAML) apply(s *listenerSettings) error {
 // listener decides who may log in. A listener nobody could log in to is an
 // error: it would look like a broker that is up and refuse everybody.
 func (l *loader) listener(name string, s listenerSettings) (Listener, error) {
-	allow := Loopback(s.addr)
+	allow := Loopback(s.addr) && l.cfg.Auth.PasswordFile == ""
 	if s.allowAnonymous != nil {
 		allow = *s.allowAnonymous
 	}
-	li := Listener{Name: name, Type: s.kind, Addr: s.addr, AllowAnonymous: allow, Limits: s.limits}
-	if !allow {
+	li := Listener{Name: name, Type: s.kind, Addr: s.addr, AllowAnonymous: allow, CertUsername: s.certUsername, Limits: s.limits}
+	if !allow && l.cfg.Auth.PasswordFile == "" {
 		return li, l.fault(name, s.addr,
-			"a listener that somebody can log in to: there is no list of passwords, and anonymous clients are not allowed"+
-				" (they are by default on loopback addresses only); --allow-anonymous=true lets everybody in who can reach it")
+			"a listener that somebody can log in to: give users passwords (--password-file);"+
+				" or --allow-anonymous=true lets everybody in who can reach it (the default on loopback addresses only)")
 	}
 	return li, nil
 }

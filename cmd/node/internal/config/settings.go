@@ -43,6 +43,15 @@ func settings() []setting[Config] {
 		logLevel(),
 		oneOf("log-format", "format of the log", []string{"text", "json"}, func(c *Config) *string { return &c.LogFormat }),
 		allowAnonymous(func(c *Config) **bool { return &c.AllowAnonymous }),
+		text("password-file", "FILE", "users and their passwords, written by flotilla passwd", "a file", notEmpty,
+			func(c *Config) *string { return &c.Auth.PasswordFile }),
+		text("acl-file", "FILE", "rules that say who may publish and subscribe to what (default: everybody to everything)", "a file", notEmpty,
+			func(c *Config) *string { return &c.Auth.ACLFile }),
+		certUsername(func(c *Config) *CertUsername { return &c.CertUsername }),
+		integer("password-hashes", "passwords that are checked at once, each with 19 MiB (0: one per processor)",
+			0, 1024, func(c *Config) *int { return &c.Auth.PasswordHashes }),
+		oneOf("refused-publish", "what happens to a message that the rules do not allow, where MQTT cannot say so (before 5.0, and at QoS 0)",
+			[]RefusedPublish{RefusedDrop, RefusedClose}, func(c *Config) *RefusedPublish { return &c.Auth.RefusedPublish }),
 		size("memory-limit", "memory for messages and connections (0: derived from the machine)",
 			0, 1<<50, func(c *Config) *Size { return &c.MemoryLimit }),
 		size("disk-reserve", "free disk space below which no more publishes are taken",
@@ -245,9 +254,14 @@ func logLevel() setting[Config] {
 	}
 }
 
+func certUsername[T any](field func(*T) *CertUsername) setting[T] {
+	return oneOf("cert-username", "what of a verified client certificate is the user name, in the place of one with a password",
+		[]CertUsername{CertOff, CertCN, CertSubject}, field)
+}
+
 func allowAnonymous[T any](field func(*T) **bool) setting[T] {
 	return setting[T]{
-		name: "allow-anonymous", kind: "true|false", usage: "let clients in without a password (default: on loopback listeners only)",
+		name: "allow-anonymous", kind: "true|false", usage: "let clients in without a password (default: on loopback listeners, if there is no --password-file)",
 		allowed: "true or false",
 		get: func(t *T) string {
 			if p := *field(t); p != nil {
