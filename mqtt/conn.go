@@ -32,8 +32,9 @@ type conn struct {
 	wire wire
 	id   uint64 // unique in this process; the key in the subscription tree
 
-	// Set by the reader while the phase is new, fixed afterwards, but for client.Grant,
-	// which the reader changes under mu, and for what client keeps to itself.
+	// Set by the reader while the phase is new, client.Remote and client.TLS with mu held;
+	// fixed afterwards, but for client.Grant, which the reader changes under mu, and for
+	// what client keeps to itself.
 	client Client
 	// willTopic is the topic of the will; "": there is none.
 	willTopic string
@@ -127,6 +128,13 @@ type wire interface {
 func (c *conn) init(s *Server, w wire, limits *Limits, client Client) {
 	c.srv, c.wire, c.limits, c.id, c.client, c.reading = s, w, limits, s.nextConn.Add(1), client, true
 	c.readable.L = &c.mu
+}
+
+// learn notes what the transport has learnt about the client before MQTT begins.
+func (c *conn) learn(change func(*Client)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.client)
 }
 
 // unlock releases mu and starts a flusher if there is something to write.

@@ -2,6 +2,8 @@ package mqtt
 
 import (
 	"errors"
+	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
@@ -24,6 +26,9 @@ type ending struct {
 	Flow flow.Disconnect
 	// Err is the cause, for the log; nil: an ordinary end.
 	Err error
+	// Setup is under what the end is counted instead, if it came before MQTT; nil: it
+	// did not.
+	Setup *atomic.Uint64
 }
 
 // networkFailure is the end of a connection whose client is gone.
@@ -82,14 +87,18 @@ func (c *conn) end(e ending) {
 	if e.Await {
 		c.farewell = time.AfterFunc(farewell, c.part)
 	}
+	remote := c.client.Remote
 	c.mu.Unlock()
 
-	if was == phaseOpen {
+	switch {
+	case was == phaseOpen:
 		c.srv.metrics.Closed[e.Code].Add(1)
-	} else {
+	case e.Setup != nil:
+		e.Setup.Add(1)
+	default:
 		c.srv.metrics.Refused[e.Code].Add(1)
 	}
-	c.log(was, e)
+	c.log(was, e, remote)
 	if !e.Await {
 		c.hangup()
 	}
@@ -152,7 +161,7 @@ func (c *conn) lastWords(was phase, e ending) {
 	}
 }
 
-func (c *conn) log(was phase, e ending) {
+func (c *conn) log(was phase, e ending, remote net.Addr) {
 	if e.Err == nil {
 		return
 	}
@@ -160,7 +169,7 @@ func (c *conn) log(was phase, e ending) {
 	if was != phaseOpen {
 		msg = "connection refused"
 	}
-	attrs := []any{"code", e.Code.String(), "err", e.Err, "listener", c.client.Listener, "remote", c.client.Remote}
+	attrs := []any{"code", e.Code.String(), "err", e.Err, "listener", c.client.Listener, "remote", remote}
 	if was != phaseNew { // before, the reader may be setting it
 		attrs = append(attrs, "client", c.client.ID)
 	}

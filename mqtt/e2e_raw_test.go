@@ -15,6 +15,10 @@ import (
 // TestAnyFraming: packets may arrive in any pieces [MQTT-4.2-1], large ones among them.
 func TestAnyFraming(t *testing.T) {
 	addr, _, _ := startServer(t, Options{})
+	anyFraming(t, func() *rawClient { return dialRaw(t, addr, packet.V5) })
+}
+
+func anyFraming(t *testing.T, dial func() *rawClient) {
 	const seed = 7
 	rnd := rand.New(rand.NewPCG(seed, seed))
 	large := bytes.Repeat([]byte("0123456789abcdef"), 60_000) // just below the maximum
@@ -26,7 +30,7 @@ func TestAnyFraming(t *testing.T) {
 		raw = pub("a", p, 1, uint16(i+1)).AppendTo(raw, packet.V5)
 	}
 	for _, piece := range []int{1 << 30, 70_000, 5000, 100} {
-		k := dialRaw(t, addr, packet.V5)
+		k := dial()
 		go func() {
 			for rest := raw; len(rest) > 0; {
 				n := min(len(rest), 1+rnd.IntN(piece))

@@ -5,13 +5,15 @@ import "sync/atomic"
 // Metrics counts what a gateway does. All fields are for any goroutine; counters
 // never go back, gauges are marked so.
 type Metrics struct {
-	Connections     atomic.Int64 // gauge: open network connections
-	Sessions        atomic.Int64 // gauge: connections that own a session
-	Subscriptions   atomic.Int64 // gauge: entries of the local subscription tree
-	QueuedMessages  atomic.Int64 // gauge: messages queued for ephemeral sessions
-	QueuedBytes     atomic.Int64 // gauge
-	Accepted        atomic.Uint64
-	TooMany         atomic.Uint64 // connections beyond their listener's MaxConnections
+	Connections    atomic.Int64 // gauge: open network connections
+	Sessions       atomic.Int64 // gauge: connections that own a session
+	Subscriptions  atomic.Int64 // gauge: entries of the local subscription tree
+	QueuedMessages atomic.Int64 // gauge: messages queued for ephemeral sessions
+	QueuedBytes    atomic.Int64 // gauge
+	Accepted       atomic.Uint64
+	TooMany        atomic.Uint64 // connections beyond their listener's MaxConnections
+	// SetupFailed counts connections that ended before MQTT began, by what failed.
+	SetupFailed     [setupSteps]atomic.Uint64
 	BytesReceived   atomic.Uint64
 	BytesSent       atomic.Uint64
 	PacketsReceived [16]atomic.Uint64 // by packet type
@@ -41,6 +43,25 @@ type Metrics struct {
 	// cluster had too much of its connection unanswered.
 	BackPressure atomic.Uint64
 }
+
+// SetupStep is a step of a transport between a new network connection and MQTT.
+type SetupStep byte
+
+// The steps of Metrics.SetupFailed.
+const (
+	SetupProxy     SetupStep = iota // the PROXY header
+	SetupTLS                        // the TLS handshake
+	SetupWebSocket                  // the request for a WebSocket
+	setupSteps
+)
+
+// String returns the value of a "reason" label.
+func (s SetupStep) String() string {
+	return [...]string{"proxy_header", "tls_handshake", "websocket_request"}[s]
+}
+
+// SetupSteps lists all steps, for export.
+func SetupSteps() []SetupStep { return []SetupStep{SetupProxy, SetupTLS, SetupWebSocket} }
 
 // DropReason says why a subscriber did not get a message.
 type DropReason byte

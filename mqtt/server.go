@@ -3,9 +3,11 @@ package mqtt
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,6 +119,30 @@ type ListenerOptions struct {
 	// Limits are those of the listener's connections; nil: the server's. They must
 	// not change any more.
 	Limits *Limits
+	// Proxies are the networks of proxies: a connection from there must begin with a
+	// PROXY header, version 1 or 2, and comes from where that says. To others a
+	// header means nothing. Empty: there are no proxies.
+	Proxies []netip.Prefix
+	// TLS makes the connections TLS; nil: they are plain.
+	TLS *tls.Config
+	// WebSocket makes the connections WebSockets with the sub-protocol mqtt; nil: they
+	// are none.
+	WebSocket *WebSocketOptions
+}
+
+// WebSocketOptions say for which requests a listener opens a WebSocket.
+type WebSocketOptions struct {
+	// Path of the URL; empty: /mqtt.
+	Path string
+	// Origins that pages of browsers may have; empty: any.
+	Origins []string
+}
+
+// listener is one that is served.
+type listener struct {
+	o      ListenerOptions
+	limits *Limits
+	open   atomic.Int64 // connections
 }
 
 // Serve accepts connections until Shutdown, and then returns nil; or until the
@@ -126,11 +152,10 @@ func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
 		return ln.Close()
 	}
 	defer s.served(ln)
-	limits := o.Limits
-	if limits == nil {
-		limits = &s.limits
+	l := &listener{o: o, limits: o.Limits}
+	if l.limits == nil {
+		l.limits = &s.limits
 	}
-	open := &atomic.Int64{}
 	for delay := time.Duration(0); ; {
 		nc, err := ln.Accept()
 		switch {
@@ -149,13 +174,13 @@ func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
 			continue
 		}
 		s.metrics.Accepted.Add(1)
-		if n := open.Add(1); o.MaxConnections > 0 && n > int64(o.MaxConnections) {
-			open.Add(-1)
+		if n := l.open.Add(1); o.MaxConnections > 0 && n > int64(o.MaxConnections) {
+			l.open.Add(-1)
 			s.metrics.TooMany.Add(1)
 			nc.Close() // nothing was said yet, so there is nothing to lose
 			continue
 		}
-		s.serve(nc, o.Name, limits, func() { open.Add(-1) })
+		s.serve(nc, l)
 	}
 }
 

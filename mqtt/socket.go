@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -15,9 +16,16 @@ const linger = time.Second
 // has one goroutine that reads, one that writes while there is something to write,
 // and no buffer while it is idle.
 type socket struct {
-	c   conn
-	srv *Server
-	nc  net.Conn
+	c    conn
+	srv  *Server
+	ln   *listener
+	link link
+
+	// up: the layers of the transport are there, and MQTT may be written. The reader
+	// sets tls and ws before.
+	up  atomic.Bool
+	tls *tls.Conn       // nil: plain
+	ws  *webSocketLayer // nil: no WebSocket
 
 	// deadline, on Server.now, is when the client must have sent something; 0: never.
 	deadline atomic.Int64
@@ -34,29 +42,28 @@ type socket struct {
 	broken bool        // writing failed; owned by the flusher
 
 	halves atomic.Int32 // reader and writer that have not finished
-	closed func()
 }
 
-// serve runs a new connection. closed is called when it has ended.
-func (s *Server) serve(nc net.Conn, listener string, limits *Limits, closed func()) {
-	k := &socket{srv: s, nc: nc, closed: closed}
-	k.c.init(s, k, limits, Client{Listener: listener, Remote: nc.RemoteAddr()})
-	k.in.init(nc)
+// serve runs a new connection, which is counted in the listener's already.
+func (s *Server) serve(nc net.Conn, ln *listener) {
+	k := &socket{srv: s, ln: ln, link: link{Conn: nc, raw: rawConn(nc)}}
+	k.c.init(s, k, ln.limits, Client{Listener: ln.o.Name, Remote: nc.RemoteAddr()})
+	k.in.init(&k.link)
 	k.halves.Store(2)
 	k.patience.Store(-1)
-	k.deadline.Store(s.now() + limits.ConnectTimeout.Milliseconds())
+	k.deadline.Store(s.now() + ln.limits.ConnectTimeout.Milliseconds())
 	s.mu.Lock()
 	if s.stopping() {
 		s.mu.Unlock()
 		nc.Close()
-		closed()
+		ln.open.Add(-1)
 		return
 	}
 	s.tasks.Add(1) // before Shutdown waits
 	s.sockets.add(k)
 	s.mu.Unlock()
 	s.metrics.Connections.Add(1)
-	go k.read()
+	go k.run()
 }
 
 // halfClosed is called once by the reader and once by the last flusher.
@@ -64,10 +71,10 @@ func (k *socket) halfClosed() {
 	if k.halves.Add(-1) > 0 {
 		return
 	}
-	k.nc.Close()
+	k.link.Close()
 	k.srv.sockets.remove(k)
 	k.srv.metrics.Connections.Add(-1)
-	k.closed()
+	k.ln.open.Add(-1)
 	k.srv.tasks.Done()
 }
 
@@ -76,8 +83,8 @@ func (k *socket) wake() { go k.flush() }
 
 // hangup implements wire.
 func (k *socket) hangup() {
-	k.nc.SetWriteDeadline(time.Now().Add(linger)) // frees a flusher that is stuck
-	k.nc.SetReadDeadline(time.Unix(1, 0))         // wakes the reader; it goes on to drain
+	k.link.SetWriteDeadline(time.Now().Add(linger)) // frees a flusher that is stuck
+	k.link.SetReadDeadline(time.Unix(1, 0))         // wakes the reader; it goes on to drain
 }
 
 // established implements wire.
@@ -103,11 +110,7 @@ func (k *socket) flush() {
 		b, last := k.c.take()
 		if b == nil {
 			if last {
-				if cw, ok := k.nc.(interface{ CloseWrite() error }); ok && !k.broken {
-					cw.CloseWrite() // the client reads all, then sees the end
-				} else {
-					k.nc.Close()
-				}
+				k.closeSending()
 				k.halfClosed()
 			}
 			return
@@ -130,29 +133,22 @@ const writeAtOnce = 64 << 10
 
 // write writes a batch, in steps in which progress shows.
 func (k *socket) write(b *batch) error {
-	defer k.writing.Store(0)
 	for rest := b.pieces; len(rest) > 0; {
 		step, n := 0, 0
 		for step < len(rest) && (step == 0 || n+len(rest[step]) <= writeAtOnce) {
 			n += len(rest[step])
 			step++
 		}
-		k.writing.Store(max(k.srv.now(), 1))
-		if step == 1 {
-			p := rest[0]
-			if len(p) > writeAtOnce {
-				p, rest[0], step = p[:writeAtOnce], p[writeAtOnce:], 0
-			}
-			if _, err := k.nc.Write(p); err != nil {
-				return err
-			}
-		} else {
-			v := rest[:step:step]
-			if _, err := v.WriteTo(k.nc); err != nil {
-				return err
-			}
+		v := rest[:step:step]
+		if n > writeAtOnce { // one large piece
+			v, n = net.Buffers{rest[0][:writeAtOnce]}, writeAtOnce
+			rest[0] = rest[0][writeAtOnce:]
+			step = 0
 		}
 		rest = rest[step:]
+		if err := k.send(v, n); err != nil {
+			return err
+		}
 	}
 	return nil
 }

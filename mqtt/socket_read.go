@@ -2,19 +2,31 @@ package mqtt
 
 import (
 	"errors"
-	"io"
-	"net"
 	"os"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
 )
 
+// run begins the reader's goroutine: with layers above the link it goes on in a new one,
+// since the stack that a handshake needs is large, and reading needs little.
+func (k *socket) run() {
+	if k.ln.layered() {
+		if err := k.setUp(); err == nil {
+			go k.read()
+			return
+		}
+	} else {
+		k.up.Store(true)
+	}
+	k.read()
+}
+
 // read is the reader's goroutine.
 func (k *socket) read() {
-	k.readPackets()
+	if k.up.Load() {
+		k.readPackets()
+	}
 	k.c.readBatchDone()
 	k.c.readerDone()
 	k.c.awaitPart()
@@ -28,7 +40,7 @@ func (k *socket) readPackets() {
 	for need := 0; ; {
 		n, err := k.in.fill(need)
 		if err != nil {
-			k.c.end(networkFailure()) // the first end counts, so this may be one by hangup
+			k.unreadable(err)
 			return
 		}
 		k.srv.metrics.BytesReceived.Add(uint64(n))
@@ -44,6 +56,16 @@ func (k *socket) readPackets() {
 			return
 		}
 	}
+}
+
+// unreadable ends a connection that cannot be read any more.
+func (k *socket) unreadable(err error) {
+	var pe *packet.Error
+	if errors.As(err, &pe) { // by a layer that understands it no more
+		k.c.fail(err)
+		return
+	}
+	k.c.end(networkFailure()) // the first end counts, so this may be one by hangup
 }
 
 // passGate waits until the next packet may be handled; false: there will be none.
@@ -118,133 +140,14 @@ func (k *socket) blocked() {
 // drain reads and throws away what the client still sends, so that closing does not
 // destroy the last packets on their way to it.
 func (k *socket) drain() {
+	k.in.top = &k.link // what is in it does not matter any more
 	until := time.Now().Add(linger)
 	for {
-		k.nc.SetReadDeadline(until)
+		k.link.SetReadDeadline(until)
 		_, err := k.in.fill(0)
 		k.in.data = nil
 		if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(until)) {
 			return
 		}
 	}
-}
-
-const (
-	readChunk = 16 << 10
-	// stashSize is how much of an incomplete packet is kept without a chunk.
-	stashSize = 64
-	// streamBuffer is the buffer of a transport that is not a plain socket.
-	streamBuffer = 4 << 10
-)
-
-var readPool = sync.Pool{New: func() any { return new([readChunk]byte) }}
-
-// readBuffer is what has been read and not handled. On a plain socket it takes a
-// pooled chunk only when there is something to read.
-type readBuffer struct {
-	nc   net.Conn
-	raw  syscall.RawConn
-	try  func(fd uintptr) bool // tryRead
-	data []byte                // not handled yet; at the end of what back holds, or in stash
-	back []byte                // nil while parked
-	// chunk is back if that is pooled.
-	chunk *[readChunk]byte
-	need  int
-	n     int // result of tryRead
-	err   error
-	stash [stashSize]byte
-}
-
-func (r *readBuffer) init(nc net.Conn) {
-	r.nc = nc
-	if r.raw = rawConn(nc); r.raw != nil {
-		r.try = r.tryRead
-	}
-}
-
-// fill reads at least one byte more. need is the size of the packet that data begins
-// with, 0 if not known.
-func (r *readBuffer) fill(need int) (n int, err error) {
-	r.need = need
-	if r.raw == nil {
-		if len(r.data) == 0 && len(r.back) > streamBuffer {
-			r.back = nil // made for a large packet
-		}
-		n, err = r.nc.Read(r.room())
-	} else {
-		r.n, r.err = 0, nil
-		if err = r.raw.Read(r.try); err == nil {
-			n, err = r.n, r.err
-		}
-		if n <= 0 && err == nil {
-			err = io.EOF
-		}
-	}
-	if n <= 0 {
-		return 0, err
-	}
-	r.data = r.data[:len(r.data)+n]
-	return n, nil
-}
-
-// tryRead is called when the socket may be readable; false: it was not.
-func (r *readBuffer) tryRead(fd uintptr) bool {
-	r.n, r.err = readFD(fd, r.room())
-	if errors.Is(r.err, syscall.EAGAIN) {
-		r.park()
-		return false
-	}
-	return true
-}
-
-// room returns space after data, and moves data to the front of it all.
-func (r *readBuffer) room() []byte {
-	n := len(r.data)
-	switch {
-	case r.back == nil:
-		r.replace(0)
-	case n == len(r.back):
-		// The packet is known to be acceptable, but its sender must show that it is
-		// coming before it gets all of its room.
-		r.replace(min(max(r.need, n+1), 2*n))
-	default:
-		copy(r.back, r.data)
-	}
-	r.data = r.back[:n]
-	return r.back[n:]
-}
-
-// replace moves data to another buffer of at least a size.
-func (r *readBuffer) replace(size int) {
-	old, n := r.chunk, len(r.data)
-	r.chunk = nil
-	switch {
-	case r.raw != nil && size <= readChunk:
-		r.chunk = readPool.Get().(*[readChunk]byte)
-		r.back = r.chunk[:]
-	default:
-		r.back = make([]byte, max(size, streamBuffer))
-	}
-	copy(r.back, r.data[:n])
-	if old != nil {
-		readPool.Put(old)
-	}
-}
-
-// park gives the buffer back while there is nothing to read, if what is left in it is
-// little.
-func (r *readBuffer) park() {
-	if len(r.data) > stashSize {
-		return
-	}
-	r.data = r.stash[:copy(r.stash[:], r.data)]
-	r.release()
-}
-
-// release gives the buffer back.
-func (r *readBuffer) release() {
-	if r.chunk != nil {
-		readPool.Put(r.chunk)
-	}
-	r.back, r.chunk = nil, nil
 }

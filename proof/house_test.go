@@ -42,7 +42,7 @@ var rules = []rule{
 		instead: "let the leader put it into the entry (proto/logpb), or return an effect that cluster carries out",
 	},
 	{
-		who: []string{"mqtt"}, ours: []string{"mqtt/packet", "mqtt/topic", "mqtt/flow", "mqtt/auth"},
+		who: []string{"mqtt"}, ours: []string{"mqtt/packet", "mqtt/topic", "mqtt/flow", "mqtt/auth", "mqtt/websocket"},
 		never:   []string{"github.com/hashicorp/raft/...", "google.golang.org/grpc/...", module + "fsm", module + "cluster/..."},
 		because: "the gateway speaks MQTT and knows no consensus; its tests run without a cluster",
 		instead: "declare what it needs in mqtt/cluster.go, and satisfy that in cluster",
@@ -54,9 +54,9 @@ var rules = []rule{
 		instead: "add it to the Authenticator interface, and let mqtt call it",
 	},
 	{
-		who:     []string{"mqtt/packet", "mqtt/topic", "mqtt/flow"},
+		who:     []string{"mqtt/packet", "mqtt/topic", "mqtt/flow", "mqtt/websocket"},
 		never:   []string{"github.com/hashicorp/...", "google.golang.org/grpc/..."},
-		because: "codec, topics and the vocabulary of flows are used from all sides",
+		because: "codec, topics, frames and the vocabulary of flows are used from all sides",
 		instead: "give it what it needs as an argument",
 	},
 	{
@@ -91,6 +91,11 @@ var rules = []rule{
 		ours: []string{"proof/check", "proof/client", "proof/history", "proof/workload", "proof/simnet", "proof/toy"}, tests: true,
 		because: "a judge that shares code with the judged shares its mistakes",
 		instead: "write it once more, from the standard",
+	},
+	{
+		who:     []string{"proof/pki"},
+		because: "tests on all sides need certificates",
+		instead: "give it what it needs as an argument",
 	},
 	{who: []string{"proof", "proof/sim", "proof/e2e", "cmd/..."}, ours: []string{"..."}, because: "they join the parts"},
 }
