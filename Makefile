@@ -35,7 +35,7 @@ test: ## run all tests
 	go -C deploy test -timeout 20m $(TESTFLAGS) ./...
 
 conformance: ## run the tables of MQTT scenarios on one node and on three; BROKERS=HOST:PORT,... on a running broker
-	@go test ./proof/conformance -run '^(TestOneNode|TestThreeNodes)$$' -count 1 -v $(if $(BROKERS),-args -brokers $(BROKERS)) | grep -vE '^(=== |    --- PASS)'
+	@go test ./proof/conformance -run '^Test(OneNode|ThreeNodes|Settings)$$' -count 1 -v $(if $(BROKERS),-args -brokers $(BROKERS)) | grep -vE '^(=== |    --- PASS)'
 
 sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives
 	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS)

@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/flotilla-mqtt/flotilla/fsm"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/mqtt/topic"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -292,9 +294,12 @@ func (ld *leader) answerRead(q readRequest, leads bool) {
 	var found []*logpb.Message
 	if leads {
 		ld.r.sm.read(func(m *fsm.Machine) {
-			for _, f := range q.q.Filters {
+			for i, f := range q.q.Filters {
 				m.RetainedMatch(f, func(msg *logpb.Message) bool {
-					found = append(found, msg)
+					matches := func(other string) bool { return topic.Match(other, msg.Topic) }
+					if !slices.ContainsFunc(q.q.Filters[:i], matches) { // else it is there already
+						found = append(found, msg)
+					}
 					return true
 				})
 			}

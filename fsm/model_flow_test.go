@@ -29,27 +29,36 @@ func (m *model) answer(s *mSession, op *logpb.RetainedAnswer) {
 		}
 		subs := map[string]*logpb.Subscription{}
 		for _, f := range h.filters {
-			if s.subs[f] != nil {
+			if s.subs[f] == nil {
+				continue
+			}
+			if m.set.CopyPerSubscription {
+				m.sendRetained(s, map[string]*logpb.Subscription{f: s.subs[f]}, pb)
+			} else {
 				subs[f] = s.subs[f]
 			}
 		}
-		q, ok := combine(subs, s.id, pb)
-		if !ok {
-			continue
-		}
-		q.msg, q.retained = m.deadline(pb), true
-		if q.qos == 0 {
-			m.push(s, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: q.msg})
-		} else {
-			s.answered = append(s.answered, q)
-			s.answered = s.answered[max(0, len(s.answered)-64):]
-			m.enqueue(s, q)
-		}
+		m.sendRetained(s, subs, pb)
 	}
 	if !op.More {
 		m.releaseHold(s, h)
 		m.fill(s)
 	}
+}
+
+func (m *model) sendRetained(s *mSession, subs map[string]*logpb.Subscription, pb *logpb.Message) {
+	q, ok := combine(subs, s.id, pb)
+	if !ok {
+		return
+	}
+	q.msg, q.retained = m.deadline(pb), true
+	if q.qos == 0 {
+		m.push(s, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: q.msg})
+		return
+	}
+	s.answered = append(s.answered, q)
+	s.answered = s.answered[max(0, len(s.answered)-64):]
+	m.enqueue(s, q)
 }
 
 // combine is what a session gets of a message by some of its subscriptions.

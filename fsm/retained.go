@@ -132,15 +132,24 @@ func (m *Machine) enqueueRetained(sl *slot, h *hold, pb *logpb.Message) {
 		if !ok || !topic.Match(f, pb.Topic) || s.subs[i].NoLocal && pb.Publisher == s.id {
 			continue
 		}
+		if m.settings.CopyPerSubscription && found.sub != nil {
+			m.sendRetained(sl, found, pb)
+			found.sub = nil
+		}
 		if found.sub == nil {
 			found.sub = s.subs[i]
 		} else {
 			found.more = append(found.more, s.subs[i])
 		}
 	}
-	if found.sub == nil {
-		return
+	if found.sub != nil {
+		m.sendRetained(sl, found, pb)
 	}
+}
+
+// sendRetained sends one copy of a retained message for the subscriptions of a hit.
+func (m *Machine) sendRetained(sl *slot, found hit, pb *logpb.Message) {
+	s := sl.s
 	q := &queued{msg: m.newMessage(pb), qos: effectiveQoS(found, pb.Qos), retained: true, ids: identifiers(found)}
 	if q.qos == 0 {
 		m.push(sl, Delivery{Retained: true, SubscriptionIDs: q.ids, Message: &q.msg.pb})

@@ -111,6 +111,8 @@ type options struct {
 	aliasMax  uint16
 	keepAlive uint16 // seconds; 0: off
 	maxPacket uint32 // 0: no limit
+	// laconic: no reason strings (Request Problem Information is 0).
+	laconic bool
 }
 
 // wire is what a connection needs of its transport. No method blocks, and none

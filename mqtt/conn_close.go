@@ -144,20 +144,22 @@ func (c *conn) awaitPart() {
 
 // lastWords appends the packet that tells the client why, where there is one.
 func (c *conn) lastWords(was phase, e ending) {
+	code := c.redirected(e.Code)
 	switch {
 	case e.Quiet:
 	case was == phaseOpen:
-		if c.opts.version >= packet.V5 && e.Code.ValidIn(packet.TypeDisconnect) {
-			c.send(&packet.Disconnect{Code: e.Code}) // [MQTT-3.14.0-1]
-		} else if c.opts.version >= packet.V5 && e.Code == packet.ServerUnavailable {
-			c.send(&packet.Disconnect{Code: packet.ServerBusy}) // 0x88 is for CONNACK only
+		if code == packet.ServerUnavailable {
+			code = packet.ServerBusy // 0x88 is for CONNACK only
+		}
+		if c.opts.version >= packet.V5 && code.ValidIn(packet.TypeDisconnect) {
+			c.send(&packet.Disconnect{Code: code, Props: c.farewellProps(code, e.Err)}) // [MQTT-3.14.0-1]
 		}
 	case was == phaseNew:
-		if e.Version != 0 {
-			c.sendVersion(&packet.Connack{Code: e.Code}, e.Version)
+		if e.Version != 0 { // the reader refuses a CONNECT: options are its own
+			c.sendVersion(&packet.Connack{Code: code, Props: c.refusalProps(code, e.Err)}, e.Version)
 		}
-	case e.Code.ValidIn(packet.TypeConnack):
-		c.send(&packet.Connack{Code: e.Code})
+	case code.ValidIn(packet.TypeConnack):
+		c.send(&packet.Connack{Code: code, Props: c.farewellProps(code, e.Err)})
 	}
 }
 

@@ -30,10 +30,6 @@ func (c *conn) handleConnect(p *packet.Connect) error {
 	return c.open(p)
 }
 
-func refuseConnect(code packet.ReasonCode, version byte) error {
-	return &packet.Error{Code: code, Clause: "MQTT-3.1.4-2", Detail: "CONNECT refused", Version: version}
-}
-
 // open asks the cluster for the session of a client that is who it says.
 func (c *conn) open(p *packet.Connect) error {
 	if p.Will != nil {
@@ -68,6 +64,7 @@ func (c *conn) negotiate(p *packet.Connect) options {
 	o.window = min(packet.Value(p.Props.ReceiveMaximum, 65535), l.MaxInflight) // [MQTT-3.3.4-9]
 	o.aliasMax = min(packet.Value(p.Props.TopicAliasMaximum, 0), l.TopicAliasMaximum)
 	o.maxPacket = packet.Value(p.Props.MaximumPacketSize, 0)
+	o.laconic = !packet.Value(p.Props.RequestProblemInfo, true)
 	if most := l.MaxKeepAlive; most > 0 && (o.keepAlive == 0 || o.keepAlive > most) { // [MQTT-3.2.2-21]
 		o.keepAlive = most
 	}
@@ -78,6 +75,8 @@ func (c *conn) negotiate(p *packet.Connect) options {
 func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
 	l := c.limits
 	switch {
+	case l.ServerMoved:
+		return packet.ServerMoved
 	case c.srv.stopping() || !c.srv.cluster.Available():
 		return packet.ServerUnavailable
 	}
@@ -87,6 +86,8 @@ func (c *conn) admit(p *packet.Connect) packet.ReasonCode {
 			return packet.QoSNotSupported // [MQTT-3.2.2-12]
 		case w.Message.Retain && !l.RetainAvailable:
 			return packet.RetainNotSupported // [MQTT-3.2.2-13]
+		case l.CheckPayloadFormat && w.Message.CheckPayloadFormat() != nil:
+			return packet.PayloadFormatInvalid
 		default:
 			if code := c.badTopic(w.Message.Topic); code != packet.Success {
 				return code
@@ -226,7 +227,12 @@ func (c *conn) connack(p *packet.Connect, assigned bool, s flow.Session) *packet
 	pr.ReceiveMaximum = new(l.ReceiveMaximum)
 	pr.TopicAliasMaximum = new(l.TopicAliasMaximum)
 	pr.MaximumPacketSize = new(l.MaxPacket)
-	pr.SharedAvailable = new(false)
+	if info := c.responseInformation(p); info != "" {
+		pr.ResponseInfo = &info
+	}
+	if !l.SharedAvailable {
+		pr.SharedAvailable = new(false)
+	}
 	if l.MaxQoS < 2 {
 		pr.MaximumQoS = new(l.MaxQoS) // [MQTT-3.2.2-9]
 	}

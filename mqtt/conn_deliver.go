@@ -146,9 +146,16 @@ func (s *subscribing) retained(msgs []*flow.Message, incomplete int, err error) 
 	c.asked--
 	if c.phase == phaseOpen && err == nil {
 		for _, m := range msgs {
-			if x, ok := c.retainedCopy(subs, m); ok {
-				x.deadline = now + m.Expiry
-				c.putRetained(x)
+			for rest := subs; len(rest) > 0; {
+				n := len(rest)
+				if c.limits.CopyPerSubscription {
+					n = 1
+				}
+				if x, ok := c.retainedCopy(rest[:n], m); ok {
+					x.deadline = now + m.Expiry
+					c.putRetained(x)
+				}
+				rest = rest[n:]
 			}
 		}
 		c.releaseHold(s.hold)

@@ -30,7 +30,7 @@ func (c *conn) sendVersion(p packet.Packet, version byte) {
 
 // sendAck appends an acknowledgement.
 func (c *conn) sendAck(t packet.Type, id uint16, code packet.ReasonCode) {
-	c.send(&packet.Ack{Kind: t, PacketID: id, Code: code})
+	c.send(&packet.Ack{Kind: t, PacketID: id, Code: code, Props: c.diagnosis(code)})
 }
 
 // take hands the out buffer to the flusher. A nil batch means that there is nothing

@@ -77,6 +77,9 @@ func (c *conn) handleSubscribe(p *packet.Subscribe) error {
 			continue
 		}
 		codes[i] = packet.ReasonCode(f.QoS)
+		if !c.limits.RetainAvailable {
+			f.RetainHandling = 2
+		}
 		subs = append(subs, flow.Subscription{
 			Filter: f.Filter, QoS: f.QoS, NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished,
 			RetainHandling: f.RetainHandling, ID: p.SubscriptionID,
@@ -89,7 +92,7 @@ func (c *conn) handleSubscribe(p *packet.Subscribe) error {
 		return nil
 	}
 	if len(subs) == 0 {
-		c.send(&packet.Suback{PacketID: p.PacketID, Codes: codes}) // [MQTT-3.8.4-1]
+		c.send(&packet.Suback{PacketID: p.PacketID, Codes: codes, Props: c.diagnosis(codes...)}) // [MQTT-3.8.4-1]
 		c.unlock()
 		return nil
 	}
@@ -162,7 +165,7 @@ func (c *conn) maySubscribe(filter string, id uint32) packet.ReasonCode {
 	switch {
 	case err != nil || c.tooDeep(filter):
 		return packet.TopicFilterInvalid
-	case shared:
+	case shared && !l.SharedAvailable:
 		return packet.SharedSubscriptionsNotSupported
 	case id != 0 && !l.SubscriptionIDAvailable:
 		return packet.SubscriptionIdentifiersNotSupported
@@ -204,7 +207,7 @@ func (s *subscribing) applyEphemeral() {
 		}
 		granted = append(granted, sub)
 		c.remember(granted[len(granted)-1:])
-		if c.limits.RetainAvailable && (sub.RetainHandling == 0 || sub.RetainHandling == 1 && !existed) {
+		if sub.RetainHandling == 0 || sub.RetainHandling == 1 && !existed {
 			wantRetained = append(wantRetained, sub) // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
 		}
 	}
@@ -264,7 +267,7 @@ func (s *subscribing) routed(err error) {
 	c.subscribed()
 	open := c.phase == phaseOpen
 	if open && err == nil {
-		c.send(&packet.Suback{PacketID: s.id, Codes: s.codes}) // [MQTT-3.8.4-2]
+		c.send(&packet.Suback{PacketID: s.id, Codes: s.codes, Props: c.diagnosis(s.codes...)}) // [MQTT-3.8.4-2]
 		if s.hold != nil {
 			c.asked++
 		}
@@ -350,7 +353,7 @@ func (u *unsubscribing) finish() {
 	c.mu.Lock()
 	c.ungate(0)
 	if c.phase == phaseOpen {
-		c.send(&packet.Unsuback{PacketID: u.id, Codes: u.codes})
+		c.send(&packet.Unsuback{PacketID: u.id, Codes: u.codes, Props: c.diagnosis(u.codes...)})
 	}
 	c.unlock()
 }

@@ -46,6 +46,9 @@ func (s *Server) Route(m *flow.Message, reliable bool) {
 		for n < len(rest) && rest[n].c == rest[0].c {
 			n++
 		}
+		if rest[0].c.limits.CopyPerSubscription {
+			n = 1
+		}
 		r.ids = rest[0].c.accept(rest[:n], &r.fan, reliable, r.ids[:0])
 		rest = rest[n:]
 	}

@@ -36,12 +36,24 @@ type Limits struct {
 	MaxInflight uint16
 	// MaxQoS is the highest QoS that clients may publish with; 0..2.
 	MaxQoS byte
-	// RetainAvailable, WildcardAvailable and SubscriptionIDAvailable are the
-	// capabilities of the same name in CONNACK. Shared subscriptions are not
-	// available yet, and announced so.
+	// RetainAvailable, WildcardAvailable, SubscriptionIDAvailable and SharedAvailable are
+	// the capabilities of the same name in CONNACK.
 	RetainAvailable         bool
 	WildcardAvailable       bool
 	SubscriptionIDAvailable bool
+	SharedAvailable         bool
+	// ResponseInformation is what MQTT 5 clients are told that ask for it, with %c for
+	// their client identifier: where they may expect answers. "": nothing.
+	ResponseInformation string
+	// ServerReference names other servers. MQTT 5 clients get it, with 0x9C, when this
+	// server stops or cannot serve them. "": none.
+	ServerReference string
+	// ServerMoved refuses all clients with 0x9D and ServerReference.
+	ServerMoved bool
+	// CopyPerSubscription sends one copy of a message for each subscription that matches
+	// it; otherwise overlapping subscriptions make one copy. It holds for ephemeral
+	// sessions and QoS 0; the cluster must decide alike for all else.
+	CopyPerSubscription bool
 	// MaxKeepAlive, in seconds, is the longest keep alive of MQTT 5 clients: one that
 	// asks for more, or for none, is told this one. Older clients cannot be told. 0: any.
 	MaxKeepAlive uint16

@@ -158,6 +158,7 @@ func sessionSettings(cfg *config.Config) *logpb.Settings {
 	s.MaxInflight = uint32(cfg.Sessions.MaxInflight)
 	s.MaxInflightBytes = uint64(cfg.Sessions.MaxInflightBytes)
 	s.MaxSubscriptions = uint32(cfg.Sessions.MaxSubscriptions)
+	s.CopyPerSubscription = cfg.Sessions.Overlapping == config.CopyEach
 	s.MaxExpiry = uint32(cfg.Sessions.MaxExpiry.Seconds())
 	return s
 }
@@ -170,11 +171,17 @@ func listenerLimits(cfg *config.Config, listener config.Listener) mqtt.Limits {
 	l.TopicAliasMaximum = uint16(of.TopicAliasMaximum)
 	l.ConnectTimeout = of.ConnectTimeout
 	l.MaxKeepAlive = uint16(of.MaxKeepAlive.Seconds())
+	l.MaxQoS, l.MaxTopicLevels = byte(of.MaxQoS), of.MaxTopicLevels
+	l.RetainAvailable, l.WildcardAvailable = of.RetainAvailable, of.WildcardAvailable
+	l.SubscriptionIDAvailable, l.SharedAvailable = of.SubscriptionIDAvailable, of.SharedAvailable
+	l.CheckPayloadFormat, l.ResponseInformation = of.CheckPayloadFormat, of.ResponseInformation
+	l.ServerReference, l.ServerMoved = of.ServerReference, of.ServerMoved
 	l.AllowAnonymous = listener.AllowAnonymous
 	l.CertUsername = certNames(listener.CertUsername)
 	l.CloseUnauthorized = cfg.Auth.RefusedPublish == config.RefusedClose
 	l.MaxInflight = uint16(cfg.Sessions.MaxInflight)
 	l.MaxSubscriptions = cfg.Sessions.MaxSubscriptions
+	l.CopyPerSubscription = cfg.Sessions.Overlapping == config.CopyEach
 	l.QueueMessages = cfg.Sessions.QueueMaxMessages
 	l.QueueBytes = int(cfg.Sessions.QueueMaxBytes)
 	l.MaxSessionExpiry = flow.NeverExpires

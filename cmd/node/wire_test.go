@@ -21,11 +21,17 @@ func TestListenerLimits(t *testing.T) {
 	l.AllowAnonymous = false
 	l.Limits = config.Limits{
 		MaxPacketSize: 4096, ReceiveMaximum: 5, TopicAliasMaximum: 6, ConnectTimeout: time.Second, MaxKeepAlive: time.Minute,
+		MaxQoS: 1, MaxTopicLevels: 7, WildcardAvailable: true, CheckPayloadFormat: true, ServerReference: "elsewhere", ServerMoved: true,
+		ResponseInformation: "r/%c",
 	}
 	got := listenerLimits(&cfg, l)
 	if got.MaxPacket != 4096 || got.ReceiveMaximum != 5 || got.TopicAliasMaximum != 6 ||
 		got.ConnectTimeout != time.Second || got.MaxKeepAlive != 60 || got.AllowAnonymous {
 		t.Errorf("limits %+v", got)
+	}
+	if got.MaxQoS != 1 || got.MaxTopicLevels != 7 || got.RetainAvailable || !got.WildcardAvailable || got.SubscriptionIDAvailable ||
+		got.SharedAvailable || !got.CheckPayloadFormat || got.ServerReference != "elsewhere" || !got.ServerMoved || got.ResponseInformation != "r/%c" {
+		t.Errorf("capabilities %+v", got)
 	}
 	if got.QueueMessages != usual.QueueMessages || got.OnFull != usual.OnFull {
 		t.Errorf("limits of sessions %+v", got)

@@ -1,8 +1,6 @@
 package conformance
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -25,35 +23,50 @@ var (
 // patience is far above what a healthy cluster needs on a loaded machine.
 const patience = 60 * time.Second
 
-func tables(t *testing.T) map[string][]Scenario {
+// table is one file.
+type table struct {
+	name      string
+	settings  []string // lines that begin with #!
+	scenarios []Scenario
+}
+
+func tables(t *testing.T, pattern string) []table {
 	t.Helper()
-	files, err := filepath.Glob("testdata/*.txt")
+	files, err := filepath.Glob(filepath.Join("testdata", pattern))
 	if err != nil || len(files) == 0 {
 		t.Fatal("no tables: ", err)
 	}
-	all := map[string][]Scenario{}
+	slices.Sort(files)
+	var all []table
 	for _, name := range files {
-		f, err := os.Open(name)
+		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := Parse(f)
-		if err := errors.Join(err, f.Close()); err != nil {
+		list, err := Parse(strings.NewReader(string(text)))
+		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		all[strings.TrimSuffix(filepath.Base(name), ".txt")] = list
+		short, _ := filepath.Rel("testdata", strings.TrimSuffix(name, ".txt"))
+		tab := table{name: short, scenarios: list}
+		for line := range strings.Lines(string(text)) {
+			if s, ok := strings.CutPrefix(line, "#! "); ok {
+				tab.settings = append(tab.settings, strings.TrimSpace(s))
+			}
+		}
+		all = append(all, tab)
 	}
 	return all
 }
 
 // TestOneNode runs all tables against one node.
-func TestOneNode(t *testing.T) { runTables(t, 1) }
+func TestOneNode(t *testing.T) { runAll(t, 1) }
 
 // TestThreeNodes runs all tables against a cluster, with the clients of a scenario on
 // different nodes.
-func TestThreeNodes(t *testing.T) { runTables(t, 3) }
+func TestThreeNodes(t *testing.T) { runAll(t, 3) }
 
-func runTables(t *testing.T, nodes int) {
+func runAll(t *testing.T, nodes int) {
 	var b Broker
 	if *brokers == "" {
 		b = start(t, nodes)
@@ -62,45 +75,46 @@ func runTables(t *testing.T, nodes int) {
 			b.Nodes = append(b.Nodes, map[string]string{"": addr})
 		}
 	}
+	run(t, b, tables(t, "*.txt"))
+}
+
+// TestSettings runs each table that needs settings of its own.
+func TestSettings(t *testing.T) {
+	if *brokers != "" {
+		t.Skip("needs settings")
+	}
+	for _, tab := range tables(t, "settings/*.txt") {
+		run(t, start(t, 1, tab.settings...), []table{tab})
+	}
+}
+
+func run(t *testing.T, b Broker, all []table) {
 	b.Patience = patience
-	all := tables(t)
 	var scenarios []Scenario
-	var table []string // of each result
-	for _, name := range sortedKeys(all) {
-		for _, s := range all[name] {
-			if *brokers != "" && s.Listener != "" {
-				continue // needs settings
-			}
-			if !strings.Contains(s.Name, *only) {
+	var origin []string // table of each result
+	for _, tab := range all {
+		for _, s := range tab.scenarios {
+			if *brokers != "" && s.Listener != "" || !strings.Contains(s.Name, *only) {
 				continue
 			}
 			for range *repeat {
 				scenarios = append(scenarios, s)
 				for range s.Versions {
-					table = append(table, name)
+					origin = append(origin, tab.name)
 				}
 			}
 		}
 	}
 	passed, failed := 0, 0
-	for i, r := range Run(context.Background(), b, scenarios) {
-		t.Run(table[i]+"/"+r.Name(), func(t *testing.T) {
+	for i, r := range Run(t.Context(), b, scenarios) {
+		t.Run(origin[i]+"/"+r.Name(), func(t *testing.T) {
 			if r.Err != nil {
 				failed++
-				t.Errorf("testdata/%s.txt, %v", table[i], r.Err)
+				t.Errorf("testdata/%s.txt, %v", origin[i], r.Err)
 				return
 			}
 			passed++
 		})
 	}
 	fmt.Printf("conformance, nodes %d: %d passed, %d failed\n", len(b.Nodes), passed, failed)
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

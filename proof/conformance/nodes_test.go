@@ -43,15 +43,15 @@ type node struct {
 	listeners                map[string]string
 }
 
-// start starts a cluster that ends with the test.
-func start(t *testing.T, n int) Broker {
+// start starts a cluster that ends with the test. settings are lines of its configuration.
+func start(t *testing.T, n int, settings ...string) Broker {
 	t.Helper()
 	dir := t.TempDir()
 	// Ports that were free a moment ago may be taken by now: then again, with others.
 	for attempt := range 3 {
 		nodes := plan(t, n)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		stop, err := launch(ctx, nodes, filepath.Join(dir, fmt.Sprint(attempt)))
+		stop, err := launch(ctx, nodes, settings, filepath.Join(dir, fmt.Sprint(attempt)))
 		cancel()
 		if err != nil {
 			t.Logf("attempt %d: %v", attempt, err)
@@ -103,7 +103,7 @@ func plan(t *testing.T, n int) []*node {
 }
 
 // launch starts the processes and waits until all are ready. stop kills them.
-func launch(ctx context.Context, nodes []*node, dir string) (stop func(), err error) {
+func launch(ctx context.Context, nodes []*node, settings []string, dir string) (stop func(), err error) {
 	var running []*exec.Cmd
 	stop = func() {
 		for _, cmd := range running {
@@ -116,7 +116,7 @@ func launch(ctx context.Context, nodes []*node, dir string) (stop func(), err er
 	}
 	for _, n := range nodes {
 		config := filepath.Join(dir, n.name+".yaml")
-		if err := os.WriteFile(config, []byte(n.config(nodes)), 0o644); err != nil {
+		if err := os.WriteFile(config, []byte(n.config(nodes, settings)), 0o644); err != nil {
 			return stop, err
 		}
 		cmd := exec.Command(broker, "serve", "--config", config, "--data", filepath.Join(dir, n.name))
@@ -141,10 +141,10 @@ func launch(ctx context.Context, nodes []*node, dir string) (stop func(), err er
 	return stop, nil
 }
 
-func (n *node) config(all []*node) string {
+func (n *node) config(all []*node, settings []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "node: %s\nhttp-addr: %s\npeer-addr: %s\ngossip-addr: %s\nexpect: %d\n", n.name, n.http, n.peer, n.gossip, len(all))
-	fmt.Fprintf(&b, "mqtt-addr: %s\n%s\nlisteners:\n", n.listeners[""], settings)
+	fmt.Fprintf(&b, "mqtt-addr: %s\n%s\nlisteners:\n", n.listeners[""], strings.Join(settings, "\n"))
 	for name, lines := range listeners {
 		fmt.Fprintf(&b, "  - addr: %s\n", n.listeners[name])
 		for line := range strings.Lines(lines) {
@@ -185,9 +185,21 @@ func (n *node) ready(ctx context.Context) error {
 	}
 }
 
-// settings are those of all nodes, and listeners what each further listener sets.
-const settings = ``
-
+// listeners are those besides the usual one, and what each sets.
 var listeners = map[string]string{
-	"small": "max-packet-size: 4KiB\n",
+	"strict": `max-qos: 1
+retain-available: false
+wildcard-available: false
+subscription-id-available: false
+shared-available: false
+receive-maximum: 3
+topic-alias-maximum: 2
+max-packet-size: 2KiB
+max-keep-alive: 60s
+max-topic-levels: 5
+check-payload-format: true
+response-information: answers/%c/
+`,
+	"patient": "receive-maximum: 2\ntopic-alias-maximum: 0\n",
+	"moved":   "server-moved: true\nserver-reference: elsewhere.example.org:1883\n",
 }

@@ -23,6 +23,15 @@ const (
 	Refuse     QueueFull = "refuse"      // the publisher is refused with 0x97
 )
 
+// Overlapping says how often a client with several matching subscriptions gets a message.
+type Overlapping string
+
+// What a client with several matching subscriptions gets.
+const (
+	OneCopy  Overlapping = "one-copy"  // one, at the highest QoS, with all subscription identifiers
+	CopyEach Overlapping = "copy-each" // one for each subscription
+)
+
 // Config is everything a node is told from outside. It is read-only once Load
 // has returned it.
 type Config struct {
@@ -104,6 +113,15 @@ type Limits struct {
 	TopicAliasMaximum int           // topic aliases a client may use, 0..65535
 	ConnectTimeout    time.Duration // from accepting a connection to its complete CONNECT
 	MaxKeepAlive      time.Duration // the longest keep-alive granted; 0: whatever the client asks, also none
+	MaxQoS            int           // 0..2
+	MaxTopicLevels    int           // 0: no limit
+
+	RetainAvailable, WildcardAvailable, SubscriptionIDAvailable, SharedAvailable bool // the capabilities of CONNACK
+
+	CheckPayloadFormat  bool   // refuse what is not UTF-8 although it says so
+	ResponseInformation string // %c is the client identifier; empty: none
+	ServerReference     string // other servers; empty: none
+	ServerMoved         bool   // refuse all clients and name ServerReference
 }
 
 // Sessions bound what is kept for one session.
@@ -111,9 +129,10 @@ type Sessions struct {
 	QueueMaxMessages int
 	QueueMaxBytes    Size
 	QueueFull        QueueFull
-	MaxInflight      int           // QoS 1 and 2 messages in flight to one client, 1..65535
-	MaxInflightBytes Size          // the same in bytes; one message is always allowed
-	MaxSubscriptions int           // 0: no limit
+	MaxInflight      int  // QoS 1 and 2 messages in flight to one client, 1..65535
+	MaxInflightBytes Size // the same in bytes; one message is always allowed
+	MaxSubscriptions int  // 0: no limit
+	Overlapping      Overlapping
 	MaxExpiry        time.Duration // whole seconds; 0: no cap
 }
 
@@ -153,7 +172,10 @@ func Default() Config {
 			MaxPacketSize:     1 << 20,
 			ReceiveMaximum:    1024,
 			TopicAliasMaximum: 64,
-			ConnectTimeout:    10 * time.Second,
+			MaxQoS:            2,
+
+			RetainAvailable: true, WildcardAvailable: true, SubscriptionIDAvailable: true,
+			ConnectTimeout: 10 * time.Second,
 		},
 		Sessions: Sessions{
 			QueueMaxMessages: 10_000,
@@ -162,6 +184,7 @@ func Default() Config {
 			MaxInflight:      1024,
 			MaxInflightBytes: 8 << 20,
 			MaxSubscriptions: 10_000,
+			Overlapping:      OneCopy,
 		},
 		Timing: Timing{
 			Heartbeat: 800 * time.Millisecond,

@@ -89,6 +89,9 @@ func TestSameNamesEverywhere(t *testing.T) {
 		"max-inflight-bytes": "1MiB", "max-subscriptions": "12", "max-session-expiry": "1h0m0s",
 		"heartbeat-timeout": "300ms", "election-timeout": "400ms", "leader-lease": "200ms", "ownership-time": "6s",
 		"password-file": "/p", "acl-file": "/a", "cert-username": "cn", "password-hashes": "2", "refused-publish": "close",
+		"max-qos": "1", "retain-available": "false", "wildcard-available": "false", "subscription-id-available": "false",
+		"shared-available": "true", "max-topic-levels": "9", "check-payload-format": "true", "response-information": "r/%c",
+		"server-reference": "other.example.org", "server-moved": "true", "overlapping": "copy-each",
 	}
 	var args, env []string
 	var file strings.Builder

@@ -80,6 +80,24 @@ func limitSettings() []setting[Limits] {
 			100*time.Millisecond, 10*time.Minute, func(l *Limits) *time.Duration { return &l.ConnectTimeout }),
 		duration("max-keep-alive", "longest keep-alive granted, in whole seconds (0: what the client asks)",
 			0, 65535*time.Second, func(l *Limits) *time.Duration { return &l.MaxKeepAlive }),
+		integer("max-qos", "highest QoS that clients may publish with", 0, 2, func(l *Limits) *int { return &l.MaxQoS }),
+		boolean("retain-available", "let clients publish retained messages, and get them when they subscribe",
+			func(l *Limits) *bool { return &l.RetainAvailable }),
+		boolean("wildcard-available", "let clients subscribe with wildcards", func(l *Limits) *bool { return &l.WildcardAvailable }),
+		boolean("subscription-id-available", "let clients give subscriptions identifiers",
+			func(l *Limits) *bool { return &l.SubscriptionIDAvailable }),
+		boolean("shared-available", "let clients share subscriptions", func(l *Limits) *bool { return &l.SharedAvailable }),
+		integer("max-topic-levels", "levels of a topic name or filter (0: no limit)",
+			0, 65535, func(l *Limits) *int { return &l.MaxTopicLevels }),
+		boolean("check-payload-format", "refuse messages that are not UTF-8 although they say so",
+			func(l *Limits) *bool { return &l.CheckPayloadFormat }),
+		text("response-information", "TEXT", "what clients are told that ask where to be answered; %c is the client identifier",
+			"UTF-8 text without control characters", validText, func(l *Limits) *string { return &l.ResponseInformation }),
+		text("server-reference", "TEXT", "other servers for MQTT 5 clients, told when this one stops or cannot serve them",
+			"UTF-8 text without control characters, such as \"n2.example.org n3.example.org:1884\"", validText,
+			func(l *Limits) *string { return &l.ServerReference }),
+		boolean("server-moved", "refuse all clients and send them to --server-reference for good",
+			func(l *Limits) *bool { return &l.ServerMoved }),
 	}
 }
 
@@ -97,6 +115,8 @@ func sessionSettings() []setting[Sessions] {
 			1<<10, 1<<40, func(s *Sessions) *Size { return &s.MaxInflightBytes }),
 		integer("max-subscriptions", "subscriptions of one session (0: no limit)",
 			0, 100_000_000, func(s *Sessions) *int { return &s.MaxSubscriptions }),
+		oneOf("overlapping", "what a client with several matching subscriptions gets: one copy at the highest QoS, or one for each",
+			[]Overlapping{OneCopy, CopyEach}, func(s *Sessions) *Overlapping { return &s.Overlapping }),
 		duration("max-session-expiry", "longest session expiry granted, in whole seconds (0: no cap)",
 			0, 0xFFFFFFFE*time.Second, func(s *Sessions) *time.Duration { return &s.MaxExpiry }),
 	}
@@ -157,6 +177,20 @@ func integer[T any](name, usage string, least, most int, field func(*T) *int) se
 				return errNotAllowed
 			}
 			*field(t) = n
+			return nil
+		},
+	}
+}
+
+func boolean[T any](name, usage string, field func(*T) *bool) setting[T] {
+	return setting[T]{
+		name: name, kind: "true|false", usage: usage, allowed: "true or false",
+		get: func(t *T) string { return strconv.FormatBool(*field(t)) },
+		set: func(t *T, v string) error {
+			if v != "true" && v != "false" {
+				return errNotAllowed
+			}
+			*field(t) = v == "true"
 			return nil
 		},
 	}

@@ -6,6 +6,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Size is a number of bytes. It reads and prints as 16MiB.
@@ -52,6 +54,11 @@ func (s Size) String() string {
 		}
 	}
 	return strconv.FormatInt(int64(s), 10)
+}
+
+// validText: what a property of MQTT can hold, and a line of a log.
+func validText(s string) bool {
+	return utf8.ValidString(s) && len(s) <= 1024 && strings.IndexFunc(s, unicode.IsControl) < 0
 }
 
 func notEmpty(s string) bool { return s != "" }
