@@ -74,6 +74,7 @@ func (n *Node) openReplica(partition uint32, id raft.ServerID, group *store.Grou
 	}
 	snaps := n.store.Snapshots(partition)
 	tr := n.transport.Raft(partition, id)
+	tr.SetHeartbeatTimeout(n.o.HeartbeatTimeout)
 	r.transport = tr
 	conf := n.raftConfig(id, r.notify)
 	existing, err := raft.HasExistingState(group, group, snaps)

@@ -23,7 +23,8 @@
 //
 // Raft sends a heartbeat per group and follower every HeartbeatTimeout/10 to /5.
 // With Options.HeartbeatTimeout set, those to one peer leave together every
-// HeartbeatTimeout/5, in one message, and are answered in one.
+// HeartbeatTimeout/5, in one message, and are answered in one; groups whose timeout is
+// a multiple share the departures of the others.
 //
 // # Heartbeats go through raft's main loop
 //

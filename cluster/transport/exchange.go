@@ -22,8 +22,9 @@ const (
 // TCP connection of its own. It dials at the first call and redials by itself.
 type exchange struct {
 	p      *peer
-	name   string     // for the log
-	leaves departures // how long heartbeats wait for company
+	name   string        // for the log
+	gather time.Duration // how long what may wait does, if it has no period
+	start  time.Time     // when all periods began
 	retry  *retry
 	wake   chan struct{} // capacity 1: there is something in queue
 
@@ -37,7 +38,7 @@ type exchange struct {
 	pending  map[uint64]*call      // mu; requests without an answer
 	nextID   uint64                // mu
 	queue    []*peerpb.RaftRequest // mu; to be written
-	patient  bool                  // mu; all of queue may wait for company
+	due      time.Time             // mu; when queue has to leave
 	closedCh chan struct{}         // closed with closed
 }
 
@@ -49,24 +50,28 @@ type call struct {
 	err  error
 }
 
-// departures says when a message that may wait has to leave.
-type departures struct {
-	gather time.Duration // after the first of it was queued
-	period time.Duration // if set: at multiples of this, and after half of it at most
-}
+// patience says how long a request may wait for others to share its message: until
+// the next multiple of the period, and half of it at most; none at all if it is 0.
+type patience time.Duration
 
-// wait returns how long a message may wait, given the time since some fixed
-// point.
-func (d departures) wait(since time.Duration) time.Duration {
-	if d.period <= 0 {
-		return d.gather
+// forCompany is for requests that have no period: they wait Options.Gather.
+const forCompany patience = -1
+
+// dueIn returns how long a request may wait.
+func (x *exchange) dueIn(p patience, now time.Time) time.Duration {
+	if p == forCompany {
+		return x.gather
 	}
-	return min(d.period-since%d.period, d.period/2)
+	if p == 0 {
+		return 0
+	}
+	period := time.Duration(p)
+	return min(period-now.Sub(x.start)%period, period/2)
 }
 
-func newExchange(p *peer, name string, leaves departures) *exchange {
+func newExchange(p *peer, name string, gather time.Duration) *exchange {
 	return &exchange{
-		p: p, name: name, leaves: leaves, retry: newRetry(),
+		p: p, name: name, gather: gather, start: time.Now(), retry: newRetry(),
 		wake: make(chan struct{}, 1), upCh: make(chan struct{}),
 		used: make(chan struct{}, 1), pending: make(map[uint64]*call),
 		closedCh: make(chan struct{}),
@@ -97,9 +102,10 @@ func (x *exchange) state() (up bool, upCh <-chan struct{}, err error) {
 	return x.up, x.upCh, nil
 }
 
-// begin queues a request. patient: it may wait for others to share its message.
-func (x *exchange) begin(req *peerpb.RaftRequest, patient bool) (*call, error) {
+// begin queues a request.
+func (x *exchange) begin(req *peerpb.RaftRequest, wait patience) (*call, error) {
 	c := &call{done: make(chan struct{})}
+	now := time.Now()
 	x.mu.Lock()
 	if !x.up {
 		x.mu.Unlock()
@@ -109,13 +115,15 @@ func (x *exchange) begin(req *peerpb.RaftRequest, patient bool) (*call, error) {
 	c.id = x.nextID
 	req.Id = c.id
 	x.pending[c.id] = c
-	first := len(x.queue) == 0
-	hurry := !patient && x.patient
+	due := now.Add(x.dueIn(wait, now))
+	sooner := len(x.queue) == 0 || due.Before(x.due)
+	if sooner {
+		x.due = due
+	}
 	x.queue = append(x.queue, req)
-	x.patient = patient && (first || x.patient)
-	x.lastUse = time.Now()
+	x.lastUse = now
 	x.mu.Unlock()
-	if first || hurry {
+	if sooner {
 		select {
 		case x.wake <- struct{}{}:
 		default:
@@ -127,12 +135,10 @@ func (x *exchange) begin(req *peerpb.RaftRequest, patient bool) (*call, error) {
 // leave lets what waits for company go at once.
 func (x *exchange) leave() {
 	x.mu.Lock()
-	hurry := x.patient && len(x.queue) > 0
-	if hurry {
-		x.patient = false
-	}
+	x.due = time.Time{}
+	waiting := len(x.queue) > 0
 	x.mu.Unlock()
-	if hurry {
+	if waiting {
 		select {
 		case x.wake <- struct{}{}:
 		default:
@@ -245,7 +251,7 @@ func (x *exchange) setDown() {
 	x.mu.Lock()
 	pending := x.pending
 	x.up, x.upCh = false, make(chan struct{})
-	x.pending, x.queue, x.patient = make(map[uint64]*call), nil, false
+	x.pending, x.queue = make(map[uint64]*call), nil
 	x.mu.Unlock()
 	for _, c := range pending {
 		c.err = ErrLinkDown
@@ -277,25 +283,20 @@ func (x *exchange) write(ctx context.Context, stream requestSender) error {
 	var queue []*peerpb.RaftRequest
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	start := time.Now()
 	for {
 		select {
 		case <-x.wake:
+		case <-timer.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if wait := x.leaves.wait(time.Since(start)); wait > 0 && x.mayWait() {
-			timer.Reset(wait)
-			select {
-			case <-timer.C:
-			case <-x.wake: // somebody is in a hurry
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
 		x.mu.Lock()
+		if wait := time.Until(x.due); wait > 0 {
+			x.mu.Unlock()
+			timer.Reset(wait) // begin wakes us if one comes that is due sooner
+			continue
+		}
 		queue, x.queue = x.queue, queue[:0]
-		x.patient = false
 		x.mu.Unlock()
 		for rest := queue; len(rest) > 0; {
 			n, bytes := 0, 0
@@ -317,10 +318,4 @@ func (x *exchange) write(ctx context.Context, stream requestSender) error {
 		}
 		clear(queue)
 	}
-}
-
-func (x *exchange) mayWait() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.patient
 }

@@ -25,8 +25,8 @@ type peer struct {
 func newPeer(t *Transport, node string) *peer {
 	p := &peer{t: t, node: node, flowConn: &conn{t: t, node: node}}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
-	p.urgent = newExchange(p, "urgent", departures{gather: max(t.opts.Gather, 0), period: t.opts.HeartbeatTimeout / 5})
-	p.entries = newExchange(p, "entries", departures{})
+	p.urgent = newExchange(p, "urgent", max(t.opts.Gather, 0))
+	p.entries = newExchange(p, "entries", 0)
 	return p
 }
 

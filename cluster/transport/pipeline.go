@@ -85,7 +85,7 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 		<-p.slots
 		return nil, fmt.Errorf("%w: AppendEntries to %s", ErrTooLarge, p.target)
 	}
-	c, err := p.x.begin(req, false)
+	c, err := p.x.begin(req, 0)
 	if err != nil {
 		<-p.slots
 		return nil, fmt.Errorf("%w: %s", err, p.target)

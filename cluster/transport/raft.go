@@ -25,6 +25,7 @@ type RaftTransport struct {
 	self     raft.ServerID
 	admitted atomic.Bool
 	silent   atomic.Bool
+	timeout  atomic.Int64 // the group's HeartbeatTimeout
 	consumer chan raft.RPC
 	inbox    inbox
 	closed   chan struct{}
@@ -46,7 +47,7 @@ var (
 )
 
 func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTransport {
-	return &RaftTransport{
+	g := &RaftTransport{
 		t: t, group: group, self: self,
 		consumer: make(chan raft.RPC),
 		inbox:    inbox{wake: make(chan struct{}, 1)},
@@ -56,7 +57,13 @@ func newRaftTransport(t *Transport, group uint32, self raft.ServerID) *RaftTrans
 
 		confirmed: make(map[raft.ServerID]confirmation),
 	}
+	g.SetHeartbeatTimeout(t.opts.HeartbeatTimeout)
+	return g
 }
+
+// SetHeartbeatTimeout says what the group's raft.Config has, if it differs from
+// Options.HeartbeatTimeout.
+func (g *RaftTransport) SetHeartbeatTimeout(d time.Duration) { g.timeout.Store(int64(d)) }
 
 // SetAdmitted says whether the replica takes part in elections. One that is not
 // admitted (the initial state) refuses votes, pre-votes and TimeoutNow, and
@@ -125,7 +132,7 @@ func (g *RaftTransport) request(target raft.ServerID, timeout time.Duration) *pe
 
 // ask sends a request of the urgent kind and waits for the answer. While the
 // link is down it waits for it, within the same deadline.
-func (g *RaftTransport) ask(target raft.ServerID, req *peerpb.RaftRequest, patient bool) (*peerpb.RaftResponse, error) {
+func (g *RaftTransport) ask(target raft.ServerID, req *peerpb.RaftRequest, wait patience) (*peerpb.RaftResponse, error) {
 	p, err := g.t.peer(NodeOf(target))
 	if err != nil {
 		return nil, err
@@ -149,7 +156,7 @@ func (g *RaftTransport) ask(target raft.ServerID, req *peerpb.RaftRequest, patie
 				return nil, ErrClosed
 			}
 		}
-		c, err := p.urgent.begin(req, patient)
+		c, err := p.urgent.begin(req, wait)
 		if errors.Is(err, ErrLinkDown) {
 			continue // it broke this moment
 		} else if err != nil {
@@ -188,7 +195,7 @@ func (g *RaftTransport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args
 	}
 	req := g.request(id, g.t.opts.UrgentTimeout)
 	req.Body = toVote(args)
-	r, err := g.ask(id, req, false)
+	r, err := g.ask(id, req, 0)
 	if err != nil {
 		return err
 	}
@@ -210,7 +217,7 @@ func (g *RaftTransport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, a
 	}
 	req := g.request(id, g.t.opts.UrgentTimeout)
 	req.Body = toPreVote(args)
-	r, err := g.ask(id, req, false)
+	r, err := g.ask(id, req, 0)
 	if err != nil {
 		// Raft takes an error with certain words in it for a vote in favour.
 		// Never pass on what a peer wrote.
@@ -234,7 +241,7 @@ func (g *RaftTransport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, a
 func (g *RaftTransport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	req := g.request(id, g.t.opts.UrgentTimeout)
 	req.Body = &peerpb.RaftRequest_TimeoutNow{TimeoutNow: &peerpb.TimeoutNow{Header: toHeader(args.RPCHeader)}}
-	r, err := g.ask(id, req, false)
+	r, err := g.ask(id, req, 0)
 	if err != nil {
 		return err
 	}
@@ -258,7 +265,7 @@ func (g *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	if isHeartbeat(args) {
 		req := g.request(id, g.t.opts.UrgentTimeout)
 		req.Body = toAppend(args)
-		if r, err = g.ask(id, req, g.regular(id)); err == nil {
+		if r, err = g.ask(id, req, g.patience(id)); err == nil {
 			g.answered(id)
 		}
 	} else {
@@ -322,14 +329,22 @@ func (g *RaftTransport) Prompt() {
 	}
 }
 
-// regular tells a heartbeat that raft sends by its timer from one that
-// VerifyLeader asked for, which somebody is waiting for, as far as one can: raft
+// patience tells a heartbeat that raft sends by its timer, which may wait, from one
+// that VerifyLeader asked for, which somebody is waiting for, as far as one can: raft
 // waits at least HeartbeatTimeout/10 after an answer.
-func (g *RaftTransport) regular(id raft.ServerID) bool {
+func (g *RaftTransport) patience(id raft.ServerID) patience {
+	timeout := time.Duration(g.timeout.Load())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	return now.After(g.prompt) && now.Sub(g.beats[id]) >= g.t.opts.HeartbeatTimeout/10
+	switch {
+	case now.Before(g.prompt) || now.Sub(g.beats[id]) < timeout/10:
+		return 0
+	case timeout == 0:
+		return forCompany
+	default:
+		return patience(timeout / 5)
+	}
 }
 
 func (g *RaftTransport) answered(id raft.ServerID) {
@@ -354,7 +369,7 @@ func (g *RaftTransport) appendHeld(id raft.ServerID, args *raft.AppendEntriesReq
 		if err := g.hold(p.entries, args.Term, until); err != nil {
 			return nil, err
 		}
-		c, err := p.entries.begin(req, false)
+		c, err := p.entries.begin(req, 0)
 		if errors.Is(err, ErrLinkDown) {
 			continue // it broke this moment
 		} else if err != nil {

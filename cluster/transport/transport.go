@@ -68,7 +68,8 @@ type Options struct {
 	// Gather is how long a heartbeat (or its answer) may wait for others to
 	// share its message; default 2 ms, negative: not at all.
 	Gather time.Duration
-	// HeartbeatTimeout is the smallest of the groups' raft.Config. If set, the
+	// HeartbeatTimeout is that of the groups' raft.Config, unless one is given one
+	// of its own (RaftTransport.SetHeartbeatTimeout). If set, the
 	// regular heartbeats to a peer leave together every HeartbeatTimeout/5: raft
 	// sends one HeartbeatTimeout/10 to HeartbeatTimeout/5 after the last
 	// answer, and each waits for the next common departure, at most
