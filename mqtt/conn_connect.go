@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
@@ -23,18 +24,23 @@ func (c *conn) handleConnect(p *packet.Connect) error {
 	}
 	switch {
 	case code != packet.Success:
-		return refuseConnect(code, p.Version)
+		return c.refuseConnect(code)
 	case begun:
 		return c.stepLogin(p.Props.AuthData)
 	}
 	return c.open(p)
 }
 
+// refuseConnect names for the log whom it refuses.
+func (c *conn) refuseConnect(code packet.ReasonCode) error {
+	return fmt.Errorf("client %.100q, user %.100q: %w", c.client.ID, c.client.Username, refuseConnect(code, c.opts.version))
+}
+
 // open asks the cluster for the session of a client that is who it says.
 func (c *conn) open(p *packet.Connect) error {
 	if p.Will != nil {
 		if c.willTopic = p.Will.Message.Topic; !c.srv.auth.MayPublish(&c.client, c.willTopic) {
-			return refuseConnect(packet.NotAuthorized, p.Version)
+			return c.refuseConnect(packet.NotAuthorized)
 		}
 	}
 	ask := c.connectFlow(p)

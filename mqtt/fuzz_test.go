@@ -29,8 +29,16 @@ func FuzzConnection(f *testing.F) {
 		}
 		f.Add(version, byte(0xff), connectPacket(version).AppendTo(nil, version))
 	}
+	raw := echo("more").AppendTo(nil, packet.V5)
+	for _, p := range []packet.Packet{
+		authPacket(goOn, "echo", "user alice"), sub(1, filter("a", 1), filter("secret", 1)), pub("secret", "x", 2, 1),
+		authPacket(again, "echo", "more"), authPacket(goOn, "echo", "user alice"), pub("a", "x", 1, 2),
+	} {
+		raw = p.AppendTo(raw, packet.V5)
+	}
+	f.Add(packet.V5, byte(0xff), raw)
 	f.Fuzz(func(t *testing.T, version, mode byte, raw []byte) {
-		srv, stub := newMachine(t, func(o *Options) { o.Limits = limits })
+		srv, stub := newMachine(t, func(o *Options) { o.Limits, o.Auth = limits, &doorman{closed: []string{"secret"}} })
 		version = max(min(version, packet.V5), packet.V31)
 		k := newClient(t, srv, stub, version)
 		k.anyVersion = mode == 0xff
@@ -59,6 +67,10 @@ func FuzzConnection(f *testing.F) {
 				stub.answer(int(seq)%len(stub.wait), err)
 			}
 			k.bounded(&limits)
+			if seq%5 == 0 {
+				srv.grants.Add(1)
+				k.c.recheck()
+			}
 			if seq%4 == 0 {
 				k.packets()
 			}

@@ -27,6 +27,8 @@ var refusals = map[packet.ReasonCode]string{
 	packet.BadAuthenticationMethod: "the authentication method is not supported",
 	packet.NotAuthorized:           "the client is not authorized, or its will is not",
 	packet.BadUserNameOrPassword:   "bad user name or password",
+	packet.ServerBusy:              "too many log in at once",
+	packet.ConnectionRateExceeded:  "too many log-ins failed; try again later",
 	packet.QoSNotSupported:         "the will's QoS is above the maximum",
 	packet.RetainNotSupported:      "retained messages are switched off",
 	packet.TopicNameInvalid:        "the will's topic has too many levels",

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
 	"github.com/flotilla-mqtt/flotilla/mqtt"
@@ -27,11 +29,8 @@ func (n *node) watchAuth() {
 	if n.auth == nil {
 		return
 	}
-	for _, file := range []string{n.cfg.Auth.PasswordFile, n.cfg.Auth.ACLFile} {
-		if file != "" {
-			n.watch.Add(n.reloadAuth, file)
-		}
-	}
+	files := slices.DeleteFunc([]string{n.cfg.Auth.PasswordFile, n.cfg.Auth.ACLFile}, func(f string) bool { return f == "" })
+	n.watch.Add(n.reloadAuth, files...)
 	n.reloadAuth() // they may have changed before they were watched
 }
 
