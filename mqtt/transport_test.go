@@ -170,7 +170,7 @@ func (w *webConn) frame() (first byte, payload []byte, err error) {
 }
 
 // TestEveryTransport: MQTT is the same over every transport, for every version, for large
-// messages and for the server's last words [MQTT-4.2.0-1].
+// messages and for the server's last words [MQTT-4.2-1].
 func TestEveryTransport(t *testing.T) {
 	for _, tr := range transports(t) {
 		t.Run(tr.name, func(t *testing.T) {
