@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"os"
 
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/bench"
 	"github.com/spf13/pflag"
@@ -23,12 +26,20 @@ Scenarios: fan-in (each message goes to one subscriber), fan-out (each message
 goes to all), pairs (one publisher for each subscriber), connect (clients
 connect, subscribe and disconnect), idle (connections that do nothing).`)
 	benchFlags(fs, &o)
+	password := fs.String("password-file", "", "`FILE` whose first line is the password")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if err := noArgs(fs); err != nil {
 		return err
+	}
+	if *password != "" {
+		data, err := os.ReadFile(*password)
+		if err != nil {
+			return fmt.Errorf("--password-file: %w", err)
+		}
+		o.Password, _, _ = bytes.Cut(data, []byte("\n"))
 	}
 	o.QoS, o.Version = narrow(fs, "qos"), narrow(fs, "mqtt-version")
 	o.Scenario = bench.Scenario(fs.Lookup("scenario").Value.String())
@@ -73,6 +84,7 @@ func benchFlags(fs *pflag.FlagSet, o *bench.Options) {
 	fs.DurationVar(&o.Drain, "drain", o.Drain, "how long to wait in the end while nothing comes")
 	fs.IntVar(&o.Idle, "idle", 0, "idle connections besides all others")
 	fs.IntVar(&o.Workers, "workers", o.Workers, "connect: clients that connect at the same time")
+	fs.StringVar(&o.Username, "username", "", "user of all clients (default: anonymous)")
 	fs.Int("mqtt-version", int(o.Version), "4 (3.1.1) or 5")
 }
 

@@ -22,7 +22,7 @@ func TestBenchRefusesBadFlags(t *testing.T) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}
-	for _, args := range [][]string{{"bench", "now"}, {"bench", "--no-such-flag"}, {"bench", "suite", "--rounds=0"}} {
+	for _, args := range [][]string{{"bench", "now"}, {"bench", "--no-such-flag"}, {"bench", "--password-file=/no/such/file"}, {"bench", "suite", "--rounds=0"}} {
 		if _, err := runProgram(t, startFake, args...); err == nil {
 			t.Errorf("%q was accepted", args)
 		}

@@ -138,6 +138,22 @@ func TestIdle(t *testing.T) {
 }
 
 // TestNothingIsLeft: persistent sessions of a run must not stay in the broker.
+func TestPasswords(t *testing.T) {
+	b := startBroker(t, nil)
+	b.mu.Lock()
+	b.user, b.password = "ada", "engine"
+	b.mu.Unlock()
+	o := options(b.addr)
+	o.Username, o.Password = "ada", []byte("engine")
+	if res := mustRun(t, o); res.Received != 2000 {
+		t.Errorf("received %d", res.Received)
+	}
+	var refused *RefusedError
+	if _, err := Run(t.Context(), options(b.addr)); !errors.As(err, &refused) || refused.What != "CONNECT" {
+		t.Errorf("without a password: %v", err)
+	}
+}
+
 func TestNothingIsLeft(t *testing.T) {
 	for _, version := range []byte{4, 5} {
 		b := startBroker(t, nil)

@@ -24,6 +24,8 @@ type testBroker struct {
 	gone  *sync.Cond // of mu: a client has gone
 
 	mu       sync.Mutex // guards all below
+	user     string     // the only one let in; empty: everybody is
+	password string
 	clients  map[*testClient]bool
 	sessions map[string]bool
 	messages int
@@ -178,6 +180,9 @@ func (c *testClient) connect(p *packet.Connect) *packet.Connack {
 	c.keep = packet.Value(p.Props.SessionExpiry, 0) > 0 || (p.Version < 5 && !p.CleanStart)
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
+	if c.b.user != "" && (p.Username != c.b.user || string(p.Password) != c.b.password) {
+		return &packet.Connack{Code: packet.BadUserNameOrPassword}
+	}
 	present := c.b.sessions[c.id] && !p.CleanStart
 	c.b.sessions[c.id] = true
 	c.b.stayed = c.b.stayed || c.keep

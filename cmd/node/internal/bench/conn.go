@@ -36,6 +36,8 @@ type login struct {
 	persistent bool
 	clean      bool // forget what there was
 	buffer     int  // size of the read buffer
+	username   string
+	password   []byte
 }
 
 // RefusedError is a broker that says no.
@@ -73,6 +75,9 @@ func connect(ctx context.Context, l login) (*conn, error) {
 
 func (c *conn) handshake(l login) error {
 	p := packet.Connect{Version: l.version, ClientID: l.id, CleanStart: l.clean || !l.persistent}
+	if l.username != "" {
+		p.HasUsername, p.Username, p.HasPassword, p.Password = true, l.username, true, l.password
+	}
 	if l.version == packet.V311 && l.persistent {
 		p.CleanStart = l.clean
 	}

@@ -57,6 +57,8 @@ type Options struct {
 	Drain    time.Duration // how long to wait without progress for what is missing in the end
 	Idle     int           // idle connections, besides all others
 	Version  byte          // 4: MQTT 3.1.1, 5: MQTT 5.0
+	Username string        // empty: clients are anonymous
+	Password []byte
 
 	// Measuring, if set, is called when measuring begins (true) and ends
 	// (false), from the goroutine of Run. It should return quickly.

@@ -71,7 +71,8 @@ func (r *run) measuring(begins bool) {
 }
 
 func (r *run) login(id, addr string) login {
-	return login{id: id, addr: addr, version: r.opts.Version, persistent: r.opts.Persistent}
+	return login{id: id, addr: addr, version: r.opts.Version, persistent: r.opts.Persistent,
+		username: r.opts.Username, password: r.opts.Password}
 }
 
 // messages runs the scenarios in which messages flow.
