@@ -189,8 +189,10 @@ func (g *Gossip) Close() error {
 	g.once.Do(func() {
 		g.cancel()
 		g.wg.Wait()
-		leave := g.list.Leave(time.Second)
-		err = errors.Join(leave, g.list.Shutdown())
+		if err := g.list.Leave(time.Second); err != nil {
+			g.log.Info("discovery: nobody may have heard that this node leaves", "error", err) // they suspect it, then
+		}
+		err = g.list.Shutdown()
 	})
 	return err
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+
+	"github.com/flotilla-mqtt/flotilla/cluster/store"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -35,7 +37,7 @@ func main() {
 
 // run is the whole program.
 func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) error {
-	p := &program{env: env, stdin: os.Stdin, stdout: stdout, stderr: stderr, start: startNode, executable: os.Executable}
+	p := &program{env: env, stdin: os.Stdin, stdout: stdout, stderr: stderr, start: startNode, free: store.FreeSpace, executable: os.Executable}
 	return p.run(ctx, args)
 }
 
@@ -45,6 +47,7 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	start          starter
+	free           func(dir string) (uint64, error) // bytes of the disk
 	executable     func() (string, error)
 }
 

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	p := &program{env: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, start: startFake, executable: os.Executable}
+	p := &program{env: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, start: startFake, free: roomy, executable: os.Executable}
 	err := p.run(ctx, os.Args[1:])
 	stop()
 	if err != nil {
@@ -63,11 +63,13 @@ func (f *fakeBroker) Done() <-chan struct{}             { return f.done }
 func (f *fakeBroker) Err() error                        { return f.err }
 func (f *fakeBroker) Close(context.Context) error       { close(f.closed); return nil }
 
+func roomy(string) (uint64, error) { return startSpace, nil }
+
 // runProgram runs a subcommand with a fake broker and returns what it printed.
 func runProgram(t *testing.T, start starter, args ...string) (string, error) {
 	t.Helper()
 	var out, logs bytes.Buffer
-	p := &program{stdout: &out, stderr: &logs, start: start, executable: os.Executable}
+	p := &program{stdout: &out, stderr: &logs, start: start, free: roomy, executable: os.Executable}
 	err := p.run(t.Context(), args)
 	return out.String(), err
 }

@@ -66,6 +66,9 @@ func (p *program) serveNode(ctx context.Context, cfg *config.Config, http *admin
 	hangup := make(chan os.Signal, 1) // before the start, which a SIGHUP must not end
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	if err := awaitSpace(ctx, cfg.Data, p.free, http.SetStarting, log); err != nil {
+		return nil // told to end while waiting
+	}
 	began := time.Now()
 	b, err := p.start(ctx, cfg, buildVersion(), log)
 	if err != nil {

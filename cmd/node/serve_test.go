@@ -25,7 +25,7 @@ func serving(t *testing.T, b *fakeBroker) (addr string, end func() error) {
 	addr = l.Addr().String()
 	l.Close()
 	started := make(chan struct{})
-	p := &program{stdout: io.Discard, stderr: io.Discard, executable: os.Executable,
+	p := &program{stdout: io.Discard, stderr: io.Discard, free: roomy, executable: os.Executable,
 		start: func(context.Context, *config.Config, string, *slog.Logger) (broker, error) {
 			close(started)
 			return b, nil

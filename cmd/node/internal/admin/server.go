@@ -19,6 +19,7 @@ type Server struct {
 	listener net.Listener
 	http     *http.Server
 	node     atomic.Pointer[holder]
+	starting atomic.Pointer[string] // why there is no node yet
 	served   chan struct{} // closed when the accept loop has ended
 }
 
@@ -49,6 +50,9 @@ func Serve(l net.Listener, build string, log *slog.Logger) *Server {
 
 // Addr is where the server listens.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// SetStarting says why there is no node yet; empty: its data is being read.
+func (s *Server) SetStarting(why string) { s.starting.Store(&why) }
 
 // SetNode gives the server the node to speak of.
 func (s *Server) SetNode(n Node) { s.node.Store(&holder{n}) }
@@ -85,12 +89,20 @@ type Readiness struct {
 }
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
-	r := readiness(s.current())
+	r := s.readiness()
 	code := http.StatusOK
 	if !r.Ready {
 		code = http.StatusServiceUnavailable
 	}
 	writeJSON(w, code, r)
+}
+
+func (s *Server) readiness() Readiness {
+	n := s.current()
+	if told := s.starting.Load(); n == nil && told != nil && *told != "" {
+		return Readiness{Missing: []string{*told}}
+	}
+	return readiness(n)
 }
 
 func readiness(n Node) Readiness {
@@ -104,7 +116,7 @@ func readiness(n Node) Readiness {
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	n := s.current()
 	if n == nil {
-		writeJSON(w, http.StatusServiceUnavailable, readiness(nil))
+		writeJSON(w, http.StatusServiceUnavailable, s.readiness())
 		return
 	}
 	st := n.Status()
