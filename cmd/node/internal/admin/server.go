@@ -20,7 +20,7 @@ type Server struct {
 	http     *http.Server
 	node     atomic.Pointer[holder]
 	starting atomic.Pointer[string] // why there is no node yet
-	served   chan struct{} // closed when the accept loop has ended
+	served   chan struct{}          // closed when the accept loop has ended
 }
 
 type holder struct{ Node }
