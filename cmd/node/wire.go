@@ -33,6 +33,8 @@ type node struct {
 	auth    *auth.Files    // nil: there is no password file and there are no rules
 	watch   *watch.Watcher // of files that may change while the node runs
 	secured secured
+	// endpoints are the listeners for clients; fixed by bind.
+	endpoints []*endpoint
 
 	reloadsFailed atomic.Uint64
 
@@ -55,24 +57,17 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 		return nil, err
 	}
 	n.watch = watch.New(watchInterval)
-	var listeners []net.Listener
 	closeAll := func() {
 		n.watch.Close()
-		for _, l := range listeners {
-			_ = l.Close() // the error that made us give up is the one that counts
-		}
+		n.unbind()
 	}
 	if err := n.secure(); err != nil {
 		closeAll()
 		return nil, err
 	}
-	for _, l := range cfg.Listeners {
-		ln, err := net.Listen("tcp", l.Addr)
-		if err != nil {
-			closeAll()
-			return nil, fmt.Errorf("%s: %w", l.Name, err)
-		}
-		listeners = append(listeners, ln)
+	if err := n.bind(); err != nil {
+		closeAll()
+		return nil, err
 	}
 	peer, err := net.Listen("tcp", cfg.PeerAddr)
 	if err != nil {
@@ -80,22 +75,14 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 		return nil, fmt.Errorf("peer-addr: %w", err)
 	}
 	n.gateway = mqtt.NewServer(mqtt.Options{Logger: log, Auth: authenticator})
-	n.cluster, err = cluster.Open(n.clusterOptions(host, peer, listeners))
+	n.cluster, err = cluster.Open(n.clusterOptions(host, peer))
 	if err != nil {
 		closeAll()
 		return nil, err
 	}
 	n.gateway.Attach(n.cluster)
 	n.watchAuth()
-	for i, ln := range listeners {
-		l := cfg.Listeners[i]
-		limits := listenerLimits(cfg, l)
-		n.serving.Go(func() {
-			if err := n.gateway.Serve(ln, mqtt.ListenerOptions{Name: l.Name, MaxConnections: l.Limits.MaxConnections, Limits: &limits}); err != nil {
-				n.fail(fmt.Errorf("listener %s: %w", l.Name, err))
-			}
-		})
-	}
+	n.serveClients()
 	return n, nil
 }
 
@@ -113,7 +100,7 @@ func (n *node) limitMemory() {
 	}
 }
 
-func (n *node) clusterOptions(host string, peer net.Listener, listeners []net.Listener) cluster.Options {
+func (n *node) clusterOptions(host string, peer net.Listener) cluster.Options {
 	cfg := n.cfg
 	at := func(l net.Addr) string {
 		_, port, _ := net.SplitHostPort(l.String())
@@ -121,8 +108,8 @@ func (n *node) clusterOptions(host string, peer net.Listener, listeners []net.Li
 	}
 	_, httpPort, _ := net.SplitHostPort(cfg.HTTPAddr)
 	addrs := control.Addresses{Peer: at(peer.Addr()), HTTP: net.JoinHostPort(host, httpPort)}
-	if len(listeners) > 0 {
-		addrs.MQTT = at(listeners[0].Addr())
+	if a := n.clientAddr(); a != nil {
+		addrs.MQTT = at(a)
 	}
 	return cluster.Options{
 		Name: cfg.Node, Dir: cfg.Data, PeerListener: peer, Credentials: n.credentials(),

@@ -48,6 +48,9 @@ func gatewayMetrics(g *mqtt.Metrics) admin.GatewayMetrics {
 		RevokedSubscriptions: g.RevokedSubscriptions.Load(),
 	}
 	count(out.Refused, "too_many", g.TooMany.Load())
+	for _, step := range mqtt.SetupSteps() {
+		count(out.Refused, step.String(), g.SetupFailed[step].Load())
+	}
 	for i := range g.PacketsReceived {
 		name := strings.ToLower(packet.Type(i).String())
 		count(out.PacketsReceived, name, g.PacketsReceived[i].Load())

@@ -102,5 +102,10 @@ func (n *node) securityMetrics() admin.SecurityMetrics {
 	if n.secured.peers != nil {
 		m.CertificateExpiry["peer"] = float64(n.secured.peers.NotAfter().Unix())
 	}
+	for _, e := range n.endpoints {
+		if e.certs != nil {
+			m.CertificateExpiry[e.o.Name] = float64(e.certs.NotAfter().Unix())
+		}
+	}
 	return m
 }

@@ -55,7 +55,7 @@ func (e emitter) gateway(m *GatewayMetrics) {
 	e.gauge("gateway_queued_messages", "Messages queued for ephemeral sessions.", float64(m.QueuedMessages))
 	e.gauge("gateway_queued_bytes", "Bytes queued for ephemeral sessions.", float64(m.QueuedBytes))
 	e.counter("connections_accepted_total", "Sockets accepted from clients.", m.Accepted)
-	e.counters("connections_refused_total", "Connections that ended before they were open, by reason code or too_many.", "reason", m.Refused)
+	e.counters("connections_refused_total", "Connections that ended before they were open: by reason code, too_many, or the step before MQTT that failed (proxy_header, tls_handshake, websocket_request).", "reason", m.Refused)
 	e.counters("connections_closed_total", "Open connections that ended, by reason code: success is a DISCONNECT of the client, unspecified_error a broken connection.", "reason", m.Closed)
 	e.counter("received_bytes_total", "Bytes received from clients.", m.BytesReceived)
 	e.counter("sent_bytes_total", "Bytes sent to clients.", m.BytesSent)

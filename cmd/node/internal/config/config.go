@@ -39,6 +39,9 @@ type Config struct {
 	Data string // the data folder
 
 	MQTTAddr   string // HOST:PORT of the plain MQTT listener
+	TLSAddr    string // of the one over TLS; empty: none
+	WSAddr     string // of the one over WebSocket; empty: none
+	WSSAddr    string // of the one over both; empty: none
 	PeerAddr   string // HOST:PORT for the other nodes (gRPC)
 	GossipAddr string // HOST:PORT for finding the other nodes (TCP and UDP)
 	HTTPAddr   string // HOST:PORT for health, metrics and status
@@ -59,6 +62,8 @@ type Config struct {
 	AllowAnonymous *bool
 	CertUsername   CertUsername // for listeners that do not set their own
 	Auth           Auth
+
+	Transport Transport // for listeners that do not set their own
 
 	Limits   Limits   // for listeners that do not set their own
 	Sessions Sessions // the same on every node of a cluster
@@ -147,10 +152,11 @@ type Timing struct {
 // Listener is one MQTT listener.
 type Listener struct {
 	Name           string // "mqtt-addr" or "listeners[0]"
-	Type           string // tcp
-	Addr           string
+	Type           string // TypeTCP …
+	Addr           string // of TypeUnix: a path
 	AllowAnonymous bool
 	CertUsername   CertUsername
+	Transport      Transport
 	Limits         Limits
 }
 
@@ -165,6 +171,7 @@ func Default() Config {
 		Partitions: 16,
 		LogLevel:   slog.LevelInfo,
 		LogFormat:  "text",
+		Transport:  Transport{ClientCert: CertRequired, TLSMin: TLS12, WSPath: "/mqtt"},
 
 		CertUsername: CertOff,
 		Auth:         Auth{RefusedPublish: RefusedDrop},

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +46,7 @@ func TestDefaultsAreOneNodeOnLoopback(t *testing.T) {
 		t.Errorf("unexpected defaults: %+v", c)
 	}
 	want := Listener{Name: "mqtt-addr", Type: "tcp", Addr: "localhost:1883", AllowAnonymous: true, CertUsername: CertOff, Limits: Default().Limits}
-	if len(c.Listeners) != 1 || c.Listeners[0] != want {
+	if len(c.Listeners) != 1 || !reflect.DeepEqual(c.Listeners[0], want) {
 		t.Errorf("listeners %+v, want %+v", c.Listeners, want)
 	}
 	if len(c.UnknownEnv) != 0 {
@@ -87,7 +89,10 @@ func TestSameNamesEverywhere(t *testing.T) {
 		"receive-maximum": "9", "topic-alias-maximum": "8", "connect-timeout": "3s", "max-keep-alive": "1m0s",
 		"queue-max-messages": "5", "queue-max-bytes": "6KiB", "queue-full": "refuse", "max-inflight": "7",
 		"max-inflight-bytes": "1MiB", "max-subscriptions": "12", "max-session-expiry": "1h0m0s",
-		"heartbeat-timeout": "300ms", "election-timeout": "400ms", "leader-lease": "200ms", "ownership-time": "6s",
+		"heartbeat-timeout": "300ms",
+		"tls-addr":          "127.0.0.1:14", "ws-addr": "127.0.0.1:15", "wss-addr": "127.0.0.1:16", "cert": "c", "key": "k", "client-ca": "a",
+		"client-cert": "optional", "tls-min-version": "1.3", "ws-path": "/x", "ws-origins": "https://a,https://b",
+		"proxy-protocol": "10.0.0.0/8,192.0.2.7/32", "election-timeout": "400ms", "leader-lease": "200ms", "ownership-time": "6s",
 		"password-file": "/p", "acl-file": "/a", "cert-username": "cn", "password-hashes": "2", "refused-publish": "close",
 		"max-qos": "1", "retain-available": "false", "wildcard-available": "false", "subscription-id-available": "false",
 		"shared-available": "true", "max-topic-levels": "9", "check-payload-format": "true", "response-information": "r/%c",
@@ -163,6 +168,17 @@ func TestErrorsNameSettingValueSourceAndAllowed(t *testing.T) {
 		{"listener without addr", "listeners:\n  - type: tcp\n", nil, nil, "listeners[0].addr", "", "node.yaml:2", "HOST:PORT"},
 		{"listener type", "listeners:\n  - {addr: 'localhost:1', type: udp}\n", nil, nil, "listeners[0].type", "udp", "node.yaml:2", "tcp"},
 		{"listener nobody can log in to", "listeners:\n  - addr: ':1883'\n", nil, nil, "listeners[0]", ":1883", "node.yaml:2", "--allow-anonymous"},
+		{"listener's address", "listeners:\n  - {addr: '1883'}\n", nil, nil, "listeners[0].addr", "1883", "node.yaml:2", "HOST:PORT"},
+		{"socket's address", "listeners:\n  - {type: unix, addr: ''}\n", nil, nil, "listeners[0].addr", "", "node.yaml:2", "path"},
+		{"TLS without certificate", "", []string{"--tls-addr=localhost:8883", "--key=k"}, nil, "tls-addr", "localhost:8883", "--tls-addr", "cert"},
+		{"listener without certificate", "listeners:\n  - {type: wss, addr: 'localhost:1'}\n", nil, nil, "listeners[0]", "localhost:1", "node.yaml:2", "cert"},
+		{"certificate of a plain listener", "listeners:\n  - {addr: 'localhost:1', cert: c}\n", nil, nil, "listeners[0].cert", "c", "node.yaml:2", "tls, wss only"},
+		{"proxy of a socket", "listeners:\n  - {type: unix, addr: s, proxy-protocol: 127.0.0.1}\n", nil, nil, "listeners[0].proxy-protocol", "127.0.0.1", "node.yaml:2", "wss only"},
+		{"network", "", []string{"--proxy-protocol=10.0.0.0/33"}, nil, "proxy-protocol", "10.0.0.0/33", "--proxy-protocol", "10.0.0.0/8"},
+		{"path of WebSockets", "", []string{"--ws-path=mqtt"}, nil, "ws-path", "mqtt", "--ws-path", "begins with /"},
+		{"origin", "ws-origins: [https://a/b]\n", nil, nil, "ws-origins", "https://a/b", "node.yaml:1", "https://plant.example"},
+		{"version of TLS", "", []string{"--tls-min-version=1.1"}, nil, "tls-min-version", "1.1", "--tls-min-version", "1.2, 1.3"},
+		{"one address for two listeners", "", []string{"--ws-addr=localhost:1883"}, nil, "ws-addr", "localhost:1883", "--ws-addr", "mqtt-addr"},
 		{"listeners not a list", "listeners: 5\n", nil, nil, "listeners", "5", "node.yaml:1", "list"},
 		{"value is a mapping", "node: {a: b}\n", nil, nil, "node", "!!map", "node.yaml:1", "plain"},
 	}
@@ -223,6 +239,49 @@ listeners:
 	c = mustLoad(t, file, []string{"--mqtt-addr=localhost:9"}, nil)
 	if len(c.Listeners) != 3 || c.Listeners[0].Addr != "localhost:9" {
 		t.Errorf("with --mqtt-addr as well: %+v", c.Listeners)
+	}
+}
+
+// TestListenersOfAllTypes: each has of the transport's settings what it uses, its own or
+// those for all.
+func TestListenersOfAllTypes(t *testing.T) {
+	const file = `
+cert: c
+key: k
+client-ca: a
+proxy-protocol: [10.0.0.0/8]
+listeners:
+  - addr: 127.0.0.1:1
+  - {type: tls, addr: '127.0.0.1:2', key: k2, client-ca: '', tls-min-version: 1.3}
+  - {type: ws, addr: '127.0.0.1:3', ws-path: /other, proxy-protocol: '::1'}
+  - {type: wss, addr: '0.0.0.0:4', client-cert: optional, ws-origins: [https://a], cert-username: cn}
+  - {type: unix, addr: /run/mqtt.sock}
+`
+	c := mustLoad(t, file, []string{"--wss-addr=127.0.0.1:5"}, nil)
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	tcp := Transport{Proxies: proxies}
+	wss := Transport{Cert: "c", Key: "k", ClientCA: "a", ClientCert: CertRequired, TLSMin: TLS12, WSPath: "/mqtt", Proxies: proxies}
+	optional := wss
+	optional.ClientCert, optional.WSOrigins = CertOptional, []string{"https://a"}
+	want := []Listener{
+		{Name: "wss-addr", Type: TypeWSS, Addr: "127.0.0.1:5", Transport: wss},
+		{Name: "listeners[0]", Type: TypeTCP, Addr: "127.0.0.1:1", Transport: tcp},
+		{Name: "listeners[1]", Type: TypeTLS, Addr: "127.0.0.1:2", Transport: Transport{Cert: "c", Key: "k2", ClientCert: CertRequired, TLSMin: TLS13, Proxies: proxies}},
+		{Name: "listeners[2]", Type: TypeWS, Addr: "127.0.0.1:3", Transport: Transport{WSPath: "/other", Proxies: []netip.Prefix{netip.MustParsePrefix("::1/128")}}},
+		{Name: "listeners[3]", Type: TypeWSS, Addr: "0.0.0.0:4", Transport: optional}, // those with certificates can log in
+		{Name: "listeners[4]", Type: TypeUnix, Addr: "/run/mqtt.sock"},
+	}
+	for i, got := range c.Listeners {
+		if anonymous := i != 4; got.AllowAnonymous != anonymous {
+			t.Errorf("listener %d lets anonymous clients in: %v", i, got.AllowAnonymous)
+		}
+		got.AllowAnonymous, got.CertUsername, got.Limits = false, "", Limits{}
+		if i >= len(want) || !reflect.DeepEqual(got, want[i]) {
+			t.Errorf("listener %d is %+v", i, got)
+		}
+	}
+	if len(c.Listeners) != len(want) {
+		t.Errorf("%d listeners", len(c.Listeners))
 	}
 }
 

@@ -35,6 +35,10 @@ there is a listener at ` + "`mqtt-addr`" + ` only if that is set, too.
         allow-anonymous: true
         max-packet-size: 64KiB
         max-connections: 10000
+      - {type: tls, addr: 0.0.0.0:8883, cert: tls.crt, key: tls.key, client-ca: devices.pem, cert-username: cn}
+      - {type: wss, addr: 0.0.0.0:8084, cert: tls.crt, key: tls.key, ws-origins: [https://plant.example]}
+      - {type: tls, addr: 0.0.0.0:8884, cert: tls.crt, key: tls.key, proxy-protocol: [10.0.0.0/8]}
+      - {type: unix, addr: /run/flotilla/mqtt.sock}
 
 | key | default | allowed | what it does |
 |---|---|---|---|

@@ -30,6 +30,9 @@ func settings() []setting[Config] {
 			"1 to 64 letters, digits, '.', '_' or '-'", validName, func(c *Config) *string { return &c.Node }),
 		text("data", "DIR", "data folder", "a folder", notEmpty, func(c *Config) *string { return &c.Data }),
 		address("mqtt-addr", "where MQTT clients connect", func(c *Config) *string { return &c.MQTTAddr }),
+		address("tls-addr", "where MQTT clients connect over TLS (needs cert and key)", func(c *Config) *string { return &c.TLSAddr }),
+		address("ws-addr", "where MQTT clients connect over WebSocket", func(c *Config) *string { return &c.WSAddr }),
+		address("wss-addr", "where MQTT clients connect over WebSocket and TLS (needs cert and key)", func(c *Config) *string { return &c.WSSAddr }),
 		address("peer-addr", "where the other nodes connect", func(c *Config) *string { return &c.PeerAddr }),
 		address("gossip-addr", "where nodes find each other (TCP and UDP)", func(c *Config) *string { return &c.GossipAddr }),
 		address("http-addr", "health, metrics and status over HTTP", func(c *Config) *string { return &c.HTTPAddr }),
@@ -58,6 +61,7 @@ func settings() []setting[Config] {
 			0, 1<<50, func(c *Config) *Size { return &c.DiskReserve }),
 	}
 	list = append(list, lift(securitySettings(), func(c *Config) *Security { return &c.Security })...)
+	list = append(list, lift(transportSettings(), func(c *Config) *Transport { return &c.Transport })...)
 	list = append(list, lift(limitSettings(), func(c *Config) *Limits { return &c.Limits })...)
 	list = append(list, lift(sessionSettings(), func(c *Config) *Sessions { return &c.Sessions })...)
 	return append(list, lift(timingSettings(), func(c *Config) *Timing { return &c.Timing })...)
@@ -164,8 +168,10 @@ func text[T any](name, kind, usage, allowed string, valid func(string) bool, fie
 }
 
 func address[T any](name, usage string, field func(*T) *string) setting[T] {
-	return text(name, "HOST:PORT", usage, "HOST:PORT with a port of 0 to 65535, such as localhost:1883 or 0.0.0.0:1883", validAddr, field)
+	return text(name, "HOST:PORT", usage, addrAllowed, validAddr, field)
 }
+
+const addrAllowed = "HOST:PORT with a port of 0 to 65535, such as localhost:1883 or 0.0.0.0:1883"
 
 func integer[T any](name, usage string, least, most int, field func(*T) *int) setting[T] {
 	return setting[T]{
