@@ -120,7 +120,8 @@ func (c *conn) stepLogin(data []byte) error {
 }
 
 // sendAuth sends an AUTH packet, if the client can take it and the connection is in the
-// phase in which it is meant.
+// phase in which it is meant. It explains nothing, so nothing can be left out of it
+// [MQTT-3.15.2-2] [MQTT-3.15.2-3].
 func (c *conn) sendAuth(in phase, code packet.ReasonCode, data []byte) error {
 	a := &packet.Auth{Code: code, Props: packet.Properties{AuthMethod: &c.login.method, AuthData: data}} // [MQTT-4.12.0-5]
 	if most := c.opts.maxPacket; most > 0 && len(a.AppendTo(nil, c.opts.version)) > int(most) {

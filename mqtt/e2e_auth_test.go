@@ -2,17 +2,20 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	paho5 "github.com/eclipse/paho.golang/paho"
 	"github.com/xdg-go/scram"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/auth"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
+	"github.com/flotilla-mqtt/flotilla/proof/pki"
 )
 
 // gatekeeper is a server with a password file and rules that a test changes.
@@ -175,6 +178,46 @@ func TestReloadEndToEnd(t *testing.T) {
 	g.srv.Recheck()
 	again.send(&packet.Pingreq{})
 	again.expect("PINGRESP")
+}
+
+// TestCertificateEndToEnd: a certificate names the user, whom rules see; who has none needs a
+// password. After a resumed TLS session, too.
+func TestCertificateEndToEnd(t *testing.T) {
+	g := guarded(t, "allow user press7 publish by/user\nallow cn press7 publish by/cn\nallow user alice publish by/password\n", "alice")
+	ca := pki.New(t, "ca")
+	until := time.Now().Add(time.Hour)
+	limits := DefaultLimits()
+	limits.AllowAnonymous, limits.CertUsername = false, auth.CertCN
+	addr := serveMore(t, g.srv, ListenerOptions{Limits: &limits, TLS: &tls.Config{
+		Certificates: []tls.Certificate{ca.Issue("server", until)}, ClientCAs: ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven,
+	}})
+	cache := tls.NewLRUClientSessionCache(1)
+	dial := func(certs ...tls.Certificate) (*rawClient, *tls.Conn) {
+		tc, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost", Certificates: certs, ClientSessionCache: cache})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { tc.Close() })
+		return newRawClient(t, tc, packet.V5), tc
+	}
+	press7 := ca.Issue("press7", until)
+	for _, resumed := range []bool{false, true} {
+		k, tc := dial(press7)
+		k.connect(as("alice", "c")) // whose password does not count
+		k.send(pub("by/user", "x", 1, 1), pub("by/cn", "x", 1, 2), pub("by/password", "x", 1, 3))
+		k.expect("PUBACK 1 10", "PUBACK 2 10", "PUBACK 3 87")
+		if tc.ConnectionState().DidResume != resumed {
+			t.Errorf("resumed: %v", !resumed)
+		}
+	}
+	cache = nil
+	k, _ := dial()
+	k.connect(as("alice", "c"))
+	k.send(pub("by/user", "x", 1, 1), pub("by/cn", "x", 1, 2), pub("by/password", "x", 1, 3))
+	k.expect("PUBACK 1 87", "PUBACK 2 87", "PUBACK 3 10")
+	k, _ = dial()
+	k.send(connectPacket(packet.V5))
+	k.expect("CONNACK 87", "closed")
 }
 
 // scramHandler answers the server's challenges for paho's client.
