@@ -58,6 +58,21 @@ type Cluster interface {
 	// may be sent only then. Acks without done are batched lazily.
 	Ack(clientID string, epoch uint64, acks []flow.Ack, done func(error))
 
+	// JoinGroup makes a connection of an ephemeral session a member of the group of a
+	// shared subscription, or says how its membership has changed. done allows SUBACK:
+	// from then on every message published anywhere reaches the group. What the group
+	// assigns to the connection comes by Deliver. Calls for one group take effect in
+	// their order, JoinGroup, LeaveGroup and Taken alike.
+	JoinGroup(clientID string, epoch uint64, m flow.Membership, done func(existed bool, err error))
+
+	// LeaveGroup ends the membership; everything assigned to it goes to other members
+	// unless Taken has said otherwise before. It must be called before Disconnect. done
+	// may be nil.
+	LeaveGroup(clientID, filter string, done func(existed bool, err error))
+
+	// Taken tells a group of messages that must go to nobody else.
+	Taken(clientID, filter string, items []uint64)
+
 	// SetInterest tells the cluster that this gateway's own interest in a
 	// filter has changed: the union over its local subscriptions. Changes are
 	// applied in call order. done (may be nil) is called when every member

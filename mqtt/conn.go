@@ -92,6 +92,13 @@ type conn struct {
 	subscribing  int
 	orderedUntil int64
 	dropLogged   bool
+
+	// Of ephemeral sessions with shared subscriptions: the groups they are members of,
+	// by filter, and calls of the cluster that concern them; telling: somebody makes
+	// those.
+	groups  map[string]*membership
+	tells   []func()
+	telling bool
 }
 
 type phase byte

@@ -221,7 +221,8 @@ func (c *conn) attach(subs []flow.Subscription, connack *packet.Connack) {
 // attachAll is the rest of attach, when a question is noted.
 func (c *conn) attachAll(subs []flow.Subscription, connack *packet.Connack) {
 	c.remember(subs)
-	c.srv.subs.set(c, subs, true, func(err error) { c.attached(connack, err) })
+	local, _ := splitShared(subs) // the others are the partitions' alone
+	c.srv.subs.set(c, local, true, func(err error) { c.attached(connack, err) })
 }
 
 // screen says whether the rules let the client have a message that its session kept: it

@@ -211,6 +211,7 @@ func (c *conn) settle() {
 	}
 	c.gone = true
 	acks := c.takeAcks()
+	left := c.leaveAll()
 	closers := c.closers
 	c.closers = nil
 	epoch, ending := c.epoch, c.ending
@@ -219,6 +220,9 @@ func (c *conn) settle() {
 	if epoch != 0 {
 		if len(acks) > 0 {
 			c.srv.cluster.Ack(c.client.ID, epoch, acks, nil)
+		}
+		for _, t := range left {
+			c.leaveGroup(t, func(bool, error) {}) // on an error the cluster has ended all this
 		}
 		c.srv.metrics.Sessions.Add(-1)
 		c.srv.cluster.Disconnect(c.client.ID, epoch, ending, func(error) {

@@ -225,6 +225,10 @@ func (c *conn) releaseHold(h *hold) {
 // takeDelivery takes one step of a partition's flow, once: what comes again after
 // a change of leader has a Seq that was taken already. Called with mu held.
 func (c *conn) takeDelivery(d delivery) {
+	if d.Group != "" {
+		c.takeShared(d)
+		return
+	}
 	if d.QoS > 0 || d.Release {
 		if d.Seq <= c.lastSeq {
 			return

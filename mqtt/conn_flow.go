@@ -27,6 +27,8 @@ type outflow struct {
 	lastID     uint16 // the packet identifier given last; they count from 1
 	queue      fifo[message]
 	queueBytes int
+	shared     fifo[message]      // what groups have assigned, apart from queue
+	shares     map[uint16]shareOf // by packet identifier; nil: none
 }
 
 // flight is the state of one outgoing flow.
@@ -111,6 +113,7 @@ func (c *conn) handlePubrec(o *outflow, state flight, a *packet.Ack) {
 		c.finish(flow.Ack{Kind: flow.Pubrec, PacketID: a.PacketID, Failed: true})
 	case state == awaitsPubrec && c.ephemeral, state == awaitsPubcomp:
 		o.flights[a.PacketID] = awaitsPubcomp
+		c.flightTaken(a.PacketID)
 		c.sendAck(packet.TypePubrel, a.PacketID, packet.Success)
 	case state == awaitsPubrec:
 		o.flights[a.PacketID] = commitsPubrec
@@ -133,6 +136,7 @@ func (c *conn) handlePubrec(o *outflow, state flight, a *packet.Ack) {
 func (c *conn) finish(a flow.Ack) {
 	c.flows.landed(a.PacketID)
 	if c.ephemeral {
+		c.flightTaken(a.PacketID) // also if the client refuses it [MQTT-4.8.2-6]
 		c.fillWindow()
 		return
 	}
@@ -145,8 +149,14 @@ func (c *conn) finish(a flow.Ack) {
 func (c *conn) ackLater(a flow.Ack) {
 	o := c.outflow()
 	o.acks = append(o.acks, a)
-	window := int(c.opts.window)
-	o.due = o.due || len(o.acks) >= window/2 || len(o.flights)+len(o.acks) >= window
+	o.due = o.due || len(o.flights)+len(o.acks) >= int(c.opts.window)
+	c.ackSoon(len(o.acks))
+}
+
+// ackSoon sees to it that n gathered acknowledgements go in time.
+func (c *conn) ackSoon(n int) {
+	o := c.outflow()
+	o.due = o.due || n >= int(c.opts.window)/2
 	if !o.armed {
 		o.armed = true
 		c.srv.ackers.add(c)
@@ -169,6 +179,14 @@ func (c *conn) readBatchDone() {
 	o := c.flows
 	if o == nil || !o.due && len(o.recs) == 0 {
 		c.mu.Unlock()
+		return
+	}
+	if c.ephemeral {
+		if o.due = false; c.phase == phaseOpen { // settle has the rest
+			c.takenSoFar()
+		}
+		c.mu.Unlock()
+		c.tellGroups()
 		return
 	}
 	recs, first := o.recs, o.firstRec
@@ -217,9 +235,11 @@ func (c *conn) flushAcks() {
 	var acks []flow.Ack
 	if c.phase == phaseOpen { // settle has the rest
 		acks = c.takeAcks()
+		c.takenSoFar()
 	}
 	epoch := c.epoch
 	c.mu.Unlock()
+	c.tellGroups()
 	if len(acks) > 0 {
 		c.srv.cluster.Ack(c.client.ID, epoch, acks, nil)
 	}
@@ -270,7 +290,12 @@ func (c *conn) startFlow(x message, f *fanout) {
 	default:
 		o.lastID = id
 		o.sent(id, x.qos)
+		if x.share.in != nil {
+			o.keepShare(id, x.share)
+		}
+		return
 	}
+	c.shareTaken(x.share)
 }
 
 // fillWindow starts flows of queued messages while the window is open.
@@ -278,7 +303,12 @@ func (c *conn) fillWindow() {
 	if c.flows == nil {
 		return
 	}
-	for c.flows.queue.len() > 0 && c.windowOpen() {
+	o := c.flows
+	for o.queue.len()+o.shared.len() > 0 && c.windowOpen() {
+		if o.shared.len() > 0 && (o.queue.len() == 0 || o.lastID&1 == 0) { // in turn
+			c.startShared()
+			continue
+		}
 		c.startFlow(c.dequeue(), nil)
 	}
 }

@@ -198,11 +198,16 @@ type subscribing struct {
 func (s *subscribing) applyEphemeral() {
 	c := s.c
 	limit := c.limits.MaxSubscriptions
-	var granted, wantRetained []flow.Subscription
+	var granted, shared, wantRetained []flow.Subscription
 	for i, sub := range s.subs {
 		_, existed := c.filters[sub.Filter]
 		if !existed && limit > 0 && len(c.filters) >= limit {
 			s.refuse(i, packet.QuotaExceeded)
+			continue
+		}
+		if isShared(sub.Filter) { // never with retained messages [MQTT 5.0 4.8.2]
+			shared = append(shared, sub)
+			c.remember(shared[len(shared)-1:])
 			continue
 		}
 		granted = append(granted, sub)
@@ -221,8 +226,16 @@ func (s *subscribing) applyEphemeral() {
 		s.hold = &hold{subs: wantRetained}
 		c.holds = append(c.holds, s.hold)
 	}
+	done := awaitAll(1+len(shared), s.routed)
+	for _, sub := range shared {
+		m := c.join(sub)
+		c.tell(func() {
+			c.srv.cluster.JoinGroup(c.client.ID, c.epoch, m, func(_ bool, err error) { done(err) })
+		})
+	}
 	c.mu.Unlock()
-	c.srv.subs.set(c, granted, false, s.routed)
+	c.tellGroups()
+	c.srv.subs.set(c, granted, false, done)
 }
 
 // applyPersistent takes over into the local tree what the partition has granted.
@@ -250,7 +263,8 @@ func (s *subscribing) applyPersistent() {
 		return
 	}
 	c.remember(granted)
-	c.srv.subs.set(c, granted, false, s.routed)
+	local, _ := splitShared(granted) // the others are the partitions' alone
+	c.srv.subs.set(c, local, false, s.routed)
 }
 
 func (s *subscribing) refuse(i int, code packet.ReasonCode) {
@@ -329,7 +343,17 @@ type unsubscribing struct {
 
 func (u *unsubscribing) applyEphemeral() {
 	u.existed = u.c.srv.subs.remove(u.c, u.filters) // [MQTT-3.10.4-1]
-	u.finish()
+	u.forget()
+	if !u.leaveShared() {
+		u.finish()
+	}
+}
+
+// forget takes the filters off the connection's own list.
+func (u *unsubscribing) forget() {
+	for _, f := range u.filters {
+		delete(u.c.filters, f)
+	}
 }
 
 func (u *unsubscribing) applyPersistent() {
@@ -338,14 +362,14 @@ func (u *unsubscribing) applyPersistent() {
 		return
 	}
 	u.c.srv.subs.remove(u.c, u.filters)
+	u.forget()
 	u.finish()
 }
 
 // finish sends UNSUBACK, whether there were subscriptions or not [MQTT-3.10.4-5].
 func (u *unsubscribing) finish() {
 	c := u.c
-	for i, f := range u.filters {
-		delete(c.filters, f)
+	for i := range u.filters {
 		if !u.existed[i] {
 			u.codes[u.places[i]] = packet.NoSubscriptionExisted
 		}

@@ -14,6 +14,7 @@ type message struct {
 	ids      []uint32
 	qos      byte
 	retain   bool
+	share    shareOf
 }
 
 func (x *message) expired(now int64) bool { return x.m.HasExpiry && x.deadline <= now }

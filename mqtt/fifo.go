@@ -10,6 +10,9 @@ func (q *fifo[T]) len() int { return len(q.list) - q.head }
 
 func (q *fifo[T]) push(x T) { q.list = append(q.list, x) }
 
+// at returns the i-th element from the oldest.
+func (q *fifo[T]) at(i int) T { return q.list[q.head+i] }
+
 // pop takes the oldest element. The queue must not be empty.
 func (q *fifo[T]) pop() T {
 	var zero T

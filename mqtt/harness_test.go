@@ -120,6 +120,24 @@ func (s *stubCluster) Ack(_ string, _ uint64, acks []flow.Ack, done func(error))
 	})
 }
 
+func (s *stubCluster) JoinGroup(_ string, _ uint64, m flow.Membership, done func(bool, error)) {
+	details := fmt.Sprintf("%s q%d stamp=%d window=%d", m.Filter, m.QoS, m.Stamp, m.Window)
+	if len(m.Kept) > 0 {
+		slices.Sort(m.Kept)
+		details += fmt.Sprintf(" keeps %v", m.Kept)
+	}
+	s.ask("join", details, func(err error) { done(false, err) })
+}
+
+func (s *stubCluster) LeaveGroup(_, filter string, done func(bool, error)) {
+	s.ask("leave", filter, func(err error) { done(true, err) })
+}
+
+func (s *stubCluster) Taken(_, filter string, items []uint64) {
+	slices.Sort(items)
+	s.ask("taken", fmt.Sprintf("%s %v", filter, items), nil)
+}
+
 func (s *stubCluster) SetInterest(changes []InterestChange, done func(error)) {
 	var details []string
 	for _, ch := range changes {

@@ -106,6 +106,7 @@ func DefaultLimits() Limits {
 		RetainAvailable:         true,
 		WildcardAvailable:       true,
 		SubscriptionIDAvailable: true,
+		SharedAvailable:         true,
 		AllowAnonymous:          true,
 		MaxSessionExpiry:        flow.NeverExpires,
 		QueueMessages:           10_000,

@@ -213,15 +213,16 @@ func TestConnackProperties(t *testing.T) {
 	srv, stub := newMachine(t, nil)
 	p := newClient(t, srv, stub, packet.V5).in(connectPacket(packet.V5)).packets()[0].(*packet.Connack).Props
 	if packet.Value(p.ReceiveMaximum, 0) != 1024 || packet.Value(p.TopicAliasMaximum, 0) != 64 || packet.Value(p.MaximumPacketSize, 0) != 1<<20 ||
-		packet.Value(p.SharedAvailable, true) || p.MaximumQoS != nil || p.RetainAvailable != nil || p.WildcardAvailable != nil ||
+		p.SharedAvailable != nil || p.MaximumQoS != nil || p.RetainAvailable != nil || p.WildcardAvailable != nil ||
 		p.SubscriptionIDAvailable != nil || p.SessionExpiry != nil || p.ServerKeepAlive != nil || p.AssignedClientID != nil {
 		t.Errorf("CONNACK says %+v", p)
 	}
 	srv, stub = newMachine(t, func(o *Options) {
 		o.Limits.MaxQoS, o.Limits.RetainAvailable, o.Limits.WildcardAvailable, o.Limits.SubscriptionIDAvailable = 1, false, false, false
+		o.Limits.SharedAvailable = false
 	})
 	p = newClient(t, srv, stub, packet.V5).in(connectPacket(packet.V5)).packets()[0].(*packet.Connack).Props
-	if packet.Value(p.MaximumQoS, 2) != 1 || packet.Value(p.RetainAvailable, true) || packet.Value(p.WildcardAvailable, true) || packet.Value(p.SubscriptionIDAvailable, true) {
+	if packet.Value(p.MaximumQoS, 2) != 1 || packet.Value(p.RetainAvailable, true) || packet.Value(p.WildcardAvailable, true) || packet.Value(p.SubscriptionIDAvailable, true) || packet.Value(p.SharedAvailable, true) {
 		t.Errorf("CONNACK says %+v", p) // [MQTT-3.2.2-9]
 	}
 }

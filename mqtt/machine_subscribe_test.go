@@ -31,10 +31,11 @@ func TestSubscribe(t *testing.T) {
 		}},
 		{"MQTT-3.9.3-1 MQTT-3.8.4-6", "one code for each filter", packet.V5, nil, func(k *client) {
 			k.srv.auth = deny{what: "secret"}
+			k.c.limits.SharedAvailable = false
 			k.connect(nil).in(sub(5, filter("a", 0), filter("b/#/c", 1), filter("c", 2), filter("$share/g/d", 1), filter("secret", 1), filter("e", 1)))
 			k.asks("interest a=3, c=5, e=5", "retained a, c, e").out("SUBACK 5 00 8F 02 9E 87 01")
 		}},
-		{"MQTT-3.9.3-2", "failures on 3.1.1", packet.V311, nil, func(k *client) {
+		{"MQTT-3.9.3-2", "failures on 3.1.1", packet.V311, func(l *Limits) { l.SharedAvailable = false }, func(k *client) {
 			k.connect(nil).in(sub(5, filter("a", 0), filter("b/#/c", 1), filter("$share/g/d", 1))).out("SUBACK 5 00 80 80")
 		}},
 		{"MQTT-3.8.4-5", "nothing but failures", packet.V5, nil, func(k *client) {

@@ -393,6 +393,18 @@ func (m *memCluster) Ack(clientID string, epoch uint64, acks []flow.Ack, done fu
 	}
 }
 
+// JoinGroup, LeaveGroup and Taken: nothing is ever assigned; machine_shared_test.go has
+// a group that assigns.
+func (m *memCluster) JoinGroup(_ string, _ uint64, _ flow.Membership, done func(bool, error)) {
+	m.answer(func() { done(false, nil) })
+}
+
+func (m *memCluster) LeaveGroup(_, _ string, done func(bool, error)) {
+	m.answer(func() { done(true, nil) })
+}
+
+func (m *memCluster) Taken(string, string, []uint64) {}
+
 func (m *memCluster) SetInterest(changes []InterestChange, done func(error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

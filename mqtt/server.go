@@ -44,6 +44,7 @@ type Server struct {
 	start       time.Time
 
 	nextConn  atomic.Uint64
+	nextStamp atomic.Uint64 // of memberships in groups
 	clients   registry
 	subs      subscriptions
 	grants    atomic.Uint64 // times that Recheck was called

@@ -28,12 +28,13 @@ const (
 	Takeover       = 8  // an old connection completed something after takeover
 	Retained       = 9  // retained messages are not a linearizable register
 	Wills          = 10 // will twice, missing or unwarranted
+	Shared         = 11 // a group's message went to two members, or to none
 	Drain          = 13 // not delivered or answered within the bound
 )
 
 var names = map[int]string{Loss: "loss", ExactlyOnce: "exactly once", Duplicate: "duplicate", Order: "order",
 	PacketID: "packet id", SessionPresent: "session present", Unsubscribed: "unsubscribed or expired", Takeover: "takeover",
-	Retained: "retained", Wills: "will", Drain: "drain"}
+	Retained: "retained", Wills: "will", Shared: "shared", Drain: "drain"}
 
 // Options are the tolerances of a run; see Defaults.
 type Options struct {
@@ -114,6 +115,7 @@ func Run(events []history.Event, o Options) *Report {
 	c.takeovers()
 	c.retained()
 	c.wills()
+	c.shares()
 	c.answers()
 	c.report.Stats = c.stats(events)
 	return c.report

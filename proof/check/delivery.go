@@ -151,7 +151,7 @@ func (c *checker) arrival(s *session, e *history.Event, m *message) {
 	active := false
 	var granted []byte
 	for _, b := range s.subs {
-		if b.invoke > e.Seq || !matches(b.filter.Filter, e.Topic) {
+		if inner, _ := b.inner(); b.invoke > e.Seq || !matches(inner, e.Topic) {
 			continue
 		}
 		last = b

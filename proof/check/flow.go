@@ -301,7 +301,7 @@ func (f *flow) countRetained(e *history.Event, m *message) {
 // its reception.
 func (f *flow) heard(m *message, e *history.Event) bool {
 	for _, b := range f.s.subs {
-		if matches(b.filter.Filter, m.topic) && b.ack != 0 && b.ack < m.first.Seq && b.until > e.Seq {
+		if inner, _ := b.inner(); matches(inner, m.topic) && b.ack != 0 && b.ack < m.first.Seq && b.until > e.Seq {
 			return true
 		}
 	}
@@ -310,7 +310,7 @@ func (f *flow) heard(m *message, e *history.Event) bool {
 
 // inOrder checks the order of first deliveries [MQTT-4.6.0-6].
 func (f *flow) inOrder(e *history.Event, m *message) {
-	if m.order() == 0 || m.order() > e.Seq {
+	if m.order() == 0 || m.order() > e.Seq || f.c.amongOthers(f.s, m) {
 		return
 	}
 	k := source{session: m.session, topic: m.topic, qos: m.qos}

@@ -13,6 +13,8 @@ type Stats struct {
 	Events, Connections int
 	// Published counts application messages, Acks the PUBACKs and PUBCOMPs for them.
 	Published, Acks, Delivered int
+	// Shared counts messages that came to a member of a group, once for each group.
+	Shared int
 	// Resumes are CONNACKs with Session Present on another node than the last one's.
 	Resumes int
 	// DupResends are PUBLISH packets that clients sent again.
@@ -25,9 +27,9 @@ type Stats struct {
 
 // String shows the figures on one line.
 func (s Stats) String() string {
-	return fmt.Sprintf("%d events in %s: %d connections, %d published, %d acknowledged, %d delivered, %d resumes elsewhere, "+
+	return fmt.Sprintf("%d events in %s: %d connections, %d published, %d acknowledged, %d delivered, %d to groups, %d resumes elsewhere, "+
 		"%d resends, %d ambiguous, faults %v", s.Events, s.Length.Round(time.Millisecond), s.Connections, s.Published, s.Acks,
-		s.Delivered, s.Resumes, s.DupResends, s.Ambiguous, s.Faults)
+		s.Delivered, s.Shared, s.Resumes, s.DupResends, s.Ambiguous, s.Faults)
 }
 
 // Thresholds are what a run must have seen to prove anything.
@@ -73,6 +75,9 @@ func (c *checker) stats(events []history.Event) Stats {
 	}
 	for _, f := range c.faults {
 		s.Faults[f.Detail]++
+	}
+	for _, g := range c.crews() {
+		s.Shared += len(g.got)
 	}
 	for i := range events {
 		e := &events[i]

@@ -91,6 +91,7 @@ func play(t *testing.T, sc scenario) (*check.Report, []history.Event) {
 		}, sc.fatal)
 		cfg := workload.Defaults(seed)
 		cfg.Recorder = rec
+		cfg.Members = 5
 		cfg.Dial = func(process string) client.Dialer { return network.Dialer(process) }
 		for _, n := range c.Nodes {
 			cfg.Targets = append(cfg.Targets, client.Target{Node: n.Name, Addr: fmt.Sprintf("%s:%d", n.Name, sim.MQTTPort)})
@@ -246,6 +247,9 @@ func TestClusterUnderFaults(t *testing.T) {
 			}
 			if err := r.Stats.Void(check.Full()); err != nil && *faultsFlag >= fullFaults {
 				t.Errorf("seed %d: %v", seed, err)
+			}
+			if r.Stats.Shared == 0 {
+				t.Errorf("seed %d: nothing came to a group", seed)
 			}
 			t.Logf("seed %d: %s; took %v", seed, r.Stats, time.Since(began).Round(time.Millisecond))
 		})

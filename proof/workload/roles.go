@@ -100,6 +100,53 @@ func (w *Workload) subscriber(a *actor, cfg *client.SessionConfig, i int) {
 	}
 }
 
+// member takes its part of all topics. The first is alone in its group, so that it must
+// get everything, and in order. Of the others every second starts clean, and those that do
+// not leave the group now and then, except for one, for which all must be there that
+// nobody else has taken.
+func (w *Workload) member(a *actor, cfg *client.SessionConfig, i int) {
+	a.clean = i > 0 && i%2 == 0
+	if a.clean {
+		cfg.Expiry = 0
+	}
+	if cfg.Version == 5 {
+		cfg.ReceiveMaximum = uint16(5 + 10*i)
+	}
+	cfg.HoldAck = a.holdAck()
+	filter := history.Filter{Filter: "$share/crew/t/#", QoS: byte(1 + i/2%2)}
+	if i == 0 {
+		filter = history.Filter{Filter: "$share/solo/t/#", QoS: 2}
+	}
+	subscribed := false
+	subscribe := func() {
+		ctx, cancel := a.operation()
+		defer cancel()
+		_, err := a.session.Subscribe(ctx, filter)
+		if subscribed = err == nil; !subscribed {
+			a.session.Drop()
+		}
+	}
+	a.connected = func(present bool) {
+		if !present || !subscribed {
+			subscribe()
+		}
+	}
+	a.act = func() {
+		if i < 3 || a.clean || a.rng.IntN(200) != 0 {
+			return
+		}
+		ctx, cancel := a.operation()
+		defer cancel()
+		subscribed = false
+		if a.session.Unsubscribe(ctx, filter.Filter) != nil {
+			a.session.Drop()
+			return
+		}
+		a.pause(500)
+		subscribe()
+	}
+}
+
 // holdAck holds back one acknowledgement in fifty, from the pump's goroutine, by a counter
 // that the actor's random numbers offset.
 func (a *actor) holdAck() func(*client.Packet) bool {

@@ -29,6 +29,8 @@ type Config struct {
 	Publishers, Subscribers int
 	// Retainers set and delete retained messages and read them back.
 	Retainers int
+	// Members share a subscription to all topics; the first has one of its own.
+	Members int
 	// Topics is how many topics live messages are spread over.
 	Topics int
 	// Think is the mean time between two actions of a client.
@@ -76,6 +78,9 @@ func New(cfg Config) *Workload {
 	}
 	for i := range cfg.Retainers {
 		w.add(fmt.Sprintf("ret%d", i), i, w.retainer)
+	}
+	for i := range cfg.Members {
+		w.add(fmt.Sprintf("mem%d", i), i, w.member)
 	}
 	w.add("willwatch", 0, w.watcher)
 	return w

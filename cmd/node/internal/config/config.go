@@ -181,7 +181,7 @@ func Default() Config {
 			TopicAliasMaximum: 64,
 			MaxQoS:            2,
 
-			RetainAvailable: true, WildcardAvailable: true, SubscriptionIDAvailable: true,
+			RetainAvailable: true, WildcardAvailable: true, SubscriptionIDAvailable: true, SharedAvailable: true,
 			ConnectTimeout: 10 * time.Second,
 		},
 		Sessions: Sessions{

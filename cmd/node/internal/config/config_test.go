@@ -95,7 +95,7 @@ func TestSameNamesEverywhere(t *testing.T) {
 		"proxy-protocol": "10.0.0.0/8,192.0.2.7/32", "election-timeout": "400ms", "leader-lease": "200ms", "ownership-time": "6s",
 		"password-file": "/p", "acl-file": "/a", "cert-username": "cn", "password-hashes": "2", "refused-publish": "close",
 		"max-qos": "1", "retain-available": "false", "wildcard-available": "false", "subscription-id-available": "false",
-		"shared-available": "true", "max-topic-levels": "9", "check-payload-format": "true", "response-information": "r/%c",
+		"shared-available": "false", "max-topic-levels": "9", "check-payload-format": "true", "response-information": "r/%c",
 		"server-reference": "other.example.org", "server-moved": "true", "overlapping": "copy-each",
 	}
 	var args, env []string
