@@ -20,8 +20,9 @@ type Options struct {
 	PasswordFile string
 	// RulesFile says who may publish and subscribe to what; "": everybody to everything.
 	RulesFile string
-	// Hashes is how many password hashes are computed at once; 0: one per processor. A
-	// hash of the kind that `flotilla passwd` writes takes 19 MiB while it is computed.
+	// Hashes is how many password hashes are computed at once; 0: one for every two
+	// processors, so that messages go on. A hash of the kind that `flotilla passwd` writes
+	// takes 19 MiB while it is computed.
 	Hashes int
 }
 
@@ -85,7 +86,7 @@ func Refusals() []Refusal {
 // Open reads the files. Lines that cannot be used are of type *LineError.
 func Open(o Options) (*Files, error) {
 	if o.Hashes <= 0 {
-		o.Hashes = runtime.GOMAXPROCS(0)
+		o.Hashes = max(runtime.GOMAXPROCS(0)/2, 1)
 	}
 	f := &Files{opts: o, gate: newGate(o.Hashes, maxWaiting), throttle: newThrottle()}
 	copy(f.key[:], random(len(f.key)))

@@ -106,7 +106,7 @@ const (
 type Auth struct {
 	PasswordFile   string // empty: nobody has a password
 	ACLFile        string // rules; empty: everybody may do everything
-	PasswordHashes int    // computed at once; 0: one per processor
+	PasswordHashes int    // computed at once; 0: one for every two processors
 	RefusedPublish RefusedPublish
 }
 

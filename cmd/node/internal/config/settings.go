@@ -51,7 +51,7 @@ func settings() []setting[Config] {
 		text("acl-file", "FILE", "rules that say who may publish and subscribe to what (default: everybody to everything)", "a file", notEmpty,
 			func(c *Config) *string { return &c.Auth.ACLFile }),
 		certUsername(func(c *Config) *CertUsername { return &c.CertUsername }),
-		integer("password-hashes", "passwords that are checked at once, each with 19 MiB (0: one per processor)",
+		integer("password-hashes", "passwords that are checked at once, each with 19 MiB (0: one for every two processors)",
 			0, 1024, func(c *Config) *int { return &c.Auth.PasswordHashes }),
 		oneOf("refused-publish", "what happens to a message that the rules do not allow, where MQTT cannot say so (before 5.0, and at QoS 0)",
 			[]RefusedPublish{RefusedDrop, RefusedClose}, func(c *Config) *RefusedPublish { return &c.Auth.RefusedPublish }),
