@@ -70,7 +70,7 @@ func (b build) config(arch string) *v1.ConfigFile {
 			Env:          []string{"FLOTILLA_DATA=/" + dataDir},
 			WorkingDir:   "/" + dataDir,
 			User:         fmt.Sprintf("%d:%d", user, user),
-			ExposedPorts: map[string]struct{}{"1883/tcp": {}, "7400/tcp": {}, "7401/tcp": {}, "7401/udp": {}, "7402/tcp": {}},
+			ExposedPorts: map[string]struct{}{"1883/tcp": {}, "8883/tcp": {}, "7400/tcp": {}, "7401/tcp": {}, "7401/udp": {}, "7402/tcp": {}},
 			Labels:       b.labels(),
 		},
 	}
