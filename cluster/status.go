@@ -84,6 +84,20 @@ func (n *Node) partitionStatus(p uint32, s *control.State) PartitionStatus {
 	return ps
 }
 
+// EachPartition calls fn with what each local replica holds. Unlike Status it asks nobody.
+func (n *Node) EachPartition(fn func(fsm.Stats)) {
+	if !n.opened.Load() {
+		return
+	}
+	for p := range n.partitions {
+		if r := n.replicas[p]; r != nil {
+			var s fsm.Stats
+			r.sm.read(func(m *fsm.Machine) { s = m.Stats() })
+			fn(s)
+		}
+	}
+}
+
 // Missing says what this node lacks to serve clients; none: it serves.
 func (n *Node) Missing() []string {
 	var missing []string

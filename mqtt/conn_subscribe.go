@@ -184,8 +184,9 @@ type subscribing struct {
 	codes  []packet.ReasonCode // one for each filter of the packet [MQTT-3.8.4-6]
 	places []int               // where in codes the answer to each of subs goes
 	subs   []flow.Subscription
-	hold   *hold  // of an ephemeral session that wants retained messages
-	grants uint64 // of Server.grants, when it was allowed
+	hold   *hold               // of an ephemeral session that wants retained messages
+	sys    []flow.Subscription // to the broker's own topics, whose present values are wanted
+	grants uint64              // of Server.grants, when it was allowed
 
 	// Of a persistent session: the cluster's answer.
 	answers []flow.Subscribed
@@ -222,6 +223,7 @@ func (s *subscribing) applyEphemeral() {
 		return
 	}
 	c.asked++
+	s.sys = ofSys(wantRetained)
 	if len(wantRetained) > 0 {
 		s.hold = &hold{subs: wantRetained}
 		c.holds = append(c.holds, s.hold)
@@ -258,6 +260,9 @@ func (s *subscribing) applyPersistent() {
 		s.codes[s.places[i]] = code
 		sub.QoS = byte(code)
 		granted = append(granted, sub)
+		if sub.RetainHandling == 0 || sub.RetainHandling == 1 && !s.answers[i].Existed {
+			s.sys = append(s.sys, ofSys(granted[len(granted)-1:])...)
+		}
 	}
 	if !c.askMore() {
 		return
@@ -276,12 +281,16 @@ func (s *subscribing) refuse(i int, code packet.ReasonCode) {
 // may the retained messages be read: what they do not show comes live.
 func (s *subscribing) routed(err error) {
 	c := s.c
+	present := c.srv.sys.match(s.sys)
 	c.mu.Lock()
 	c.asked--
 	c.subscribed()
 	open := c.phase == phaseOpen
 	if open && err == nil {
 		c.send(&packet.Suback{PacketID: s.id, Codes: s.codes, Props: c.diagnosis(s.codes...)}) // [MQTT-3.8.4-2]
+		for _, x := range present {
+			c.sendAtMostOnce(x, nil)
+		}
 		if s.hold != nil {
 			c.asked++
 		}

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,9 @@ func (s *Server) Deliver(clientID string, epoch uint64, ds []flow.Delivery) {
 func (s *Server) Route(m *flow.Message, reliable bool) {
 	r := routePool.Get().(*route)
 	r.fan.reset(m, s.now())
+	if strings.HasPrefix(m.Topic, sysBrokers) {
+		s.sys.overhear(m, r.fan.now)
+	}
 	s.subs.match(m.Topic, &r.matches)
 	r.fan.shared = len(r.single)+len(r.multi) > 1
 	for i := range r.single {

@@ -31,6 +31,8 @@ type Options struct {
 	// NewClientID makes a client identifier for a client that leaves the choice to
 	// the server; it must be new in the whole cluster. nil: 130 random bits.
 	NewClientID func() string
+	// Sys are the broker's own topics.
+	Sys SysOptions
 }
 
 // Server is the gateway of a node: it terminates MQTT on any number of listeners.
@@ -48,6 +50,7 @@ type Server struct {
 	clients   registry
 	subs      subscriptions
 	grants    atomic.Uint64 // times that Recheck was called
+	sys       sys
 	later     later
 	ackers    ackers
 	departing tally // Connects whose Disconnect is not answered
@@ -85,6 +88,7 @@ func NewServer(o Options) *Server {
 		s.newClientID = func() string { return "auto-" + rand.Text() }
 	}
 	s.subs.metrics, s.subs.interest = s.metrics, map[string]*want{}
+	s.sys.init(o.Sys)
 	s.clients.init()
 	s.sockets.init()
 	s.Attach(o.Cluster)

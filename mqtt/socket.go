@@ -166,6 +166,7 @@ func (s *Server) keepTime() {
 		case <-t.C:
 		}
 		now := s.now()
+		s.tellSys(now)
 		s.sockets.each(func(k *socket) {
 			if d := k.deadline.Load(); d != 0 && now > d {
 				k.c.timedOut()

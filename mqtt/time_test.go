@@ -81,9 +81,15 @@ func (s *slowCluster) Connect(c flow.Connect, done func(flow.Session, error)) {
 
 // inBubble runs a test on fake time. dial makes a new connection.
 func inBubble(t *testing.T, run func(t *testing.T, s *Server, cluster *slowCluster, dial func() *rawClient)) {
+	inBubbleWith(t, Options{}, run)
+}
+
+// inBubbleWith is inBubble for a server with options.
+func inBubbleWith(t *testing.T, o Options, run func(t *testing.T, s *Server, cluster *slowCluster, dial func() *rawClient)) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := &slowCluster{memCluster: newMemCluster()}
-		s := NewServer(Options{Cluster: cluster, Logger: slog.New(slog.DiscardHandler)})
+		o.Cluster, o.Logger = cluster, slog.New(slog.DiscardHandler)
+		s := NewServer(o)
 		cluster.gw = s
 		ln := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 		served := make(chan error)

@@ -74,7 +74,9 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 		closeAll()
 		return nil, fmt.Errorf("peer-addr: %w", err)
 	}
-	n.gateway = mqtt.NewServer(mqtt.Options{Logger: log, Auth: authenticator})
+	n.gateway = mqtt.NewServer(mqtt.Options{Logger: log, Auth: authenticator, Sys: mqtt.SysOptions{
+		Interval: cfg.SysInterval, Node: cfg.Node, Version: build, More: n.sysValues,
+	}})
 	n.cluster, err = cluster.Open(n.clusterOptions(host, peer))
 	if err != nil {
 		closeAll()

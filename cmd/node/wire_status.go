@@ -3,10 +3,13 @@ package main
 import (
 	"math"
 	"runtime/debug"
+	rtmetrics "runtime/metrics"
+	"strconv"
 
 	"github.com/flotilla-mqtt/flotilla/cluster"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
+	"github.com/flotilla-mqtt/flotilla/fsm"
 )
 
 // messageBudget is what the partitions' messages may take of the node's memory:
@@ -54,6 +57,34 @@ func (n *node) Status() admin.Status {
 		})
 	}
 	return out
+}
+
+// sysValues are what is told below $SYS of what lies behind the gateway, in the words of
+// Mosquitto: of all partitions of which this node has a replica.
+func (n *node) sysValues() map[string]string {
+	var sum fsm.Stats
+	n.cluster.EachPartition(func(s fsm.Stats) {
+		sum.Sessions += s.Sessions
+		sum.Connected += s.Connected
+		sum.Queued += s.Queued + s.GroupQueued
+		sum.QueuedBytes += s.QueuedBytes + s.GroupQueuedBytes
+		sum.Retained += s.Retained
+		sum.Groups += s.Groups
+	})
+	g := n.gateway.Metrics()
+	offline := sum.Sessions - sum.Connected
+	heap := []rtmetrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	rtmetrics.Read(heap)
+	return map[string]string{
+		"clients/disconnected":       strconv.Itoa(offline),
+		"clients/inactive":           strconv.Itoa(offline),
+		"clients/total":              strconv.FormatInt(g.Sessions.Load()+int64(offline), 10),
+		"retained messages/count":    strconv.Itoa(sum.Retained),
+		"shared_subscriptions/count": strconv.Itoa(sum.Groups),
+		"store/messages/count":       strconv.FormatInt(g.QueuedMessages.Load()+int64(sum.Queued+sum.Retained), 10),
+		"store/messages/bytes":       strconv.FormatInt(g.QueuedBytes.Load()+sum.QueuedBytes, 10),
+		"heap/current":               strconv.FormatUint(heap[0].Value.Uint64(), 10),
+	}
 }
 
 func partitionStatus(p cluster.PartitionStatus) admin.Partition {

@@ -53,6 +53,8 @@ type Config struct {
 
 	Security Security
 
+	SysInterval time.Duration // how often the topics below $SYS are published; 0: never
+
 	LogLevel  slog.Level
 	LogFormat string // text or json
 
@@ -163,15 +165,16 @@ type Listener struct {
 // Default is the configuration without any setting, but for the name of the node.
 func Default() Config {
 	return Config{
-		Data:       "./data",
-		MQTTAddr:   "localhost:1883",
-		PeerAddr:   "localhost:7400",
-		GossipAddr: "localhost:7401",
-		HTTPAddr:   "localhost:7402",
-		Partitions: 16,
-		LogLevel:   slog.LevelInfo,
-		LogFormat:  "text",
-		Transport:  Transport{ClientCert: CertRequired, TLSMin: TLS12, WSPath: "/mqtt"},
+		Data:        "./data",
+		MQTTAddr:    "localhost:1883",
+		PeerAddr:    "localhost:7400",
+		GossipAddr:  "localhost:7401",
+		HTTPAddr:    "localhost:7402",
+		Partitions:  16,
+		SysInterval: 10 * time.Second,
+		LogLevel:    slog.LevelInfo,
+		LogFormat:   "text",
+		Transport:   Transport{ClientCert: CertRequired, TLSMin: TLS12, WSPath: "/mqtt"},
 
 		CertUsername: CertOff,
 		Auth:         Auth{RefusedPublish: RefusedDrop},

@@ -96,7 +96,7 @@ func TestSameNamesEverywhere(t *testing.T) {
 		"password-file": "/p", "acl-file": "/a", "cert-username": "cn", "password-hashes": "2", "refused-publish": "close",
 		"max-qos": "1", "retain-available": "false", "wildcard-available": "false", "subscription-id-available": "false",
 		"shared-available": "false", "max-topic-levels": "9", "check-payload-format": "true", "response-information": "r/%c",
-		"server-reference": "other.example.org", "server-moved": "true", "overlapping": "copy-each",
+		"server-reference": "other.example.org", "server-moved": "true", "overlapping": "copy-each", "sys-interval": "7s",
 	}
 	var args, env []string
 	var file strings.Builder

@@ -43,6 +43,8 @@ func settings() []setting[Config] {
 			0, 99, func(c *Config) *int { return &c.Expect }),
 		integer("partitions", "number of partitions, fixed when the cluster is founded",
 			1, 1024, func(c *Config) *int { return &c.Partitions }),
+		duration("sys-interval", "how often the node publishes what it counts below $SYS (0: never)",
+			0, time.Hour, func(c *Config) *time.Duration { return &c.SysInterval }),
 		logLevel(),
 		oneOf("log-format", "format of the log", []string{"text", "json"}, func(c *Config) *string { return &c.LogFormat }),
 		allowAnonymous(func(c *Config) **bool { return &c.AllowAnonymous }),
