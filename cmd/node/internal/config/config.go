@@ -59,7 +59,7 @@ type Config struct {
 	LogFormat string // text or json
 
 	// AllowAnonymous is nil when it was not set: then loopback listeners allow it if
-	// there is no password file, and all others do not. See Listener.AllowAnonymous for
+	// neither a password file nor certificates give names, and all others do not. See Listener.AllowAnonymous for
 	// the outcome.
 	AllowAnonymous *bool
 	CertUsername   CertUsername // for listeners that do not set their own

@@ -390,3 +390,27 @@ func TestDefaultsPassTheirOwnRules(t *testing.T) {
 		t.Errorf("ownership time %v", c.Timing.Ownership)
 	}
 }
+
+// TestAnonymousByDefault: as soon as clients can have names, those without need leave.
+func TestAnonymousByDefault(t *testing.T) {
+	certs := []string{"--cert=c", "--key=k", "--client-ca=a"}
+	for _, c := range []struct {
+		name string
+		args []string
+		want bool
+	}{
+		{"nothing set", nil, true},
+		{"passwords", []string{"--password-file=f"}, false},
+		{"passwords, and leave", []string{"--password-file=f", "--allow-anonymous"}, true},
+		{"passwords beyond loopback", []string{"--password-file=f", "--mqtt-addr=0.0.0.0:1883"}, false},
+		{"rules only", []string{"--acl-file=f"}, true},
+		{"certificates that name nobody", append([]string{"--tls-addr=localhost:8883"}, certs...), true},
+		{"certificates that name users", append([]string{"--tls-addr=localhost:8883", "--cert-username=cn"}, certs...), false},
+		{"the same beyond loopback", append([]string{"--tls-addr=0.0.0.0:8883", "--cert-username=subject"}, certs...), false},
+	} {
+		l := mustLoad(t, "", c.args, nil).Listeners
+		if got := l[len(l)-1].AllowAnonymous; got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}

@@ -88,12 +88,12 @@ func (ly listenerYAML) apply(s *listenerSettings) error {
 // error: it would look like a broker that is up and refuse everybody.
 func (l *loader) listener(name string, s listenerSettings) (Listener, error) {
 	err := l.checkTransport(name, &s)
-	allow := (s.kind == TypeUnix || Loopback(s.addr)) && l.cfg.Auth.PasswordFile == ""
+	named := s.transport.ClientCA != "" && s.certUsername != CertOff
+	allow := (s.kind == TypeUnix || Loopback(s.addr)) && l.cfg.Auth.PasswordFile == "" && !named
 	if s.allowAnonymous != nil {
 		allow = *s.allowAnonymous
 	}
 	li := Listener{Name: name, Type: s.kind, Addr: s.addr, AllowAnonymous: allow, CertUsername: s.certUsername, Transport: s.transport, Limits: s.limits}
-	named := s.transport.ClientCA != "" && s.certUsername != CertOff
 	if !allow && !named && l.cfg.Auth.PasswordFile == "" {
 		return li, errors.Join(err, l.fault(name, s.addr,
 			"a listener that somebody can log in to: give users passwords (--password-file)"+

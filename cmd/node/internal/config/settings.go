@@ -303,7 +303,7 @@ func certUsername[T any](field func(*T) *CertUsername) setting[T] {
 
 func allowAnonymous[T any](field func(*T) **bool) setting[T] {
 	return setting[T]{
-		name: "allow-anonymous", kind: "true|false", usage: "let clients in without a password (default: on loopback listeners, if there is no --password-file)",
+		name: "allow-anonymous", kind: "true|false", usage: "let clients in without a password (default: on loopback listeners, if neither --password-file nor --cert-username names them)",
 		allowed: "true or false",
 		get: func(t *T) string {
 			if p := *field(t); p != nil {
