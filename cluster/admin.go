@@ -309,6 +309,9 @@ func (n *Node) OwnerNode(s *peerpb.SessionSummary) string {
 	return n.gatewayNode(s.Owner)
 }
 
+// PartitionOf is the partition of a client's session. The node must have joined.
+func (n *Node) PartitionOf(clientID string) uint32 { return partitionOf(clientID, n.partitions) }
+
 // eachPartition asks every partition, a few at a time. One that fails fails all: half a
 // list would pass for a whole one.
 func eachPartition[T any](ctx context.Context, n *Node, ask func(context.Context, uint32) ([]T, error)) ([][]T, error) {

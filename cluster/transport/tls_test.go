@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -144,16 +145,48 @@ func TestMutualTLS(t *testing.T) {
 			if _, n := recs["node-2"].link("node-1"); n != 0 {
 				t.Error("the link came up")
 			}
-			conn, err := b.tr.Conn("node-1")
-			if err != nil {
-				t.Fatal(err)
-			}
-			// A service that node-1 has not got would say Unimplemented.
-			err = conn.Invoke(t.Context(), peerpb.Raft_Exchange_FullMethodName, &peerpb.Hello{}, &peerpb.Hello{})
-			if code := status.Code(err); code != codes.Unavailable && code != codes.PermissionDenied {
-				t.Errorf("a call got %v", err)
-			}
 		})
+	}
+}
+
+// A unary call is answered to a node that its certificate names, and to no other.
+func TestCallsAreChecked(t *testing.T) {
+	ours := newAuthority(t)
+	var addr string // of node-1
+	start := func(name, certName string) *transport.Transport {
+		t.Helper()
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "node-1" {
+			addr = l.Addr().String()
+		}
+		tr, err := transport.New(transport.Options{
+			Hello:       func() *peerpb.Hello { return &peerpb.Hello{Node: name} },
+			Listener:    l,
+			Resolve:     func(string) (string, bool) { return addr, true },
+			Credentials: secured(t, certName, ours.files(t.TempDir(), certName, ours)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(tr.Close)
+		return tr
+	}
+	server := start("node-1", "node-1")
+	peerpb.RegisterAdminServer(server.Registrar(), peerpb.UnimplementedAdminServer{})
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for certName, want := range map[string]codes.Code{"node-2": codes.Unimplemented, "node-3": codes.PermissionDenied} {
+		conn, err := start("node-2", certName).Conn("node-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := peerpb.NewAdminClient(conn).Kick(t.Context(), &peerpb.ConnectionRequest{}); status.Code(err) != want {
+			t.Errorf("with a certificate for %s: %v", certName, err)
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ func (p *program) runLocal(ctx context.Context, args []string) error {
 	fs.IntVar(&ports.HTTP, "http-port", ports.HTTP, "HTTP port of the first node")
 	fs.IntVar(&ports.Peer, "peer-port", ports.Peer, "peer port of the first node")
 	fs.IntVar(&ports.Gossip, "gossip-port", ports.Gossip, "gossip port of the first node")
+	fs.IntVar(&ports.Admin, "admin-port", ports.Admin, "admin port of the first node")
 	timeout := fs.Duration("timeout", time.Minute, "how long to wait until all are ready")
 	grace := fs.Duration("grace", stopTime+5*time.Second, "how long the nodes may take to stop")
 	set := fs.StringArray("set", nil, "NAME=VALUE: a setting for all nodes, such as log-level=debug")
@@ -102,9 +103,9 @@ func (p *program) watchCluster(ctx context.Context, c *local.Cluster, binary str
 func (p *program) printCluster(c *local.Cluster, binary string) {
 	specs, pids := c.Specs(), c.PIDs()
 	tw := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "NODE\tPID\tMQTT\tHTTP\tDATA")
+	fmt.Fprintln(tw, "NODE\tPID\tMQTT\tHTTP\tADMIN\tDATA")
 	for i, s := range specs {
-		fmt.Fprintf(tw, "%s\t%d\t%s\thttp://%s\t%s\n", s.Name, pids[i], s.MQTTAddr, s.HTTPAddr, s.Data)
+		fmt.Fprintf(tw, "%s\t%d\t%s\thttp://%s\t%s\t%s\n", s.Name, pids[i], s.MQTTAddr, s.HTTPAddr, s.AdminAddr, s.Data)
 	}
 	tw.Flush()
 
@@ -117,8 +118,8 @@ func (p *program) printCluster(c *local.Cluster, binary string) {
 	for _, s := range specs {
 		fmt.Fprintf(p.stdout, "  %s\n", restartLine(binary, s))
 	}
-	fmt.Fprintf(p.stdout, "\nThe state of the cluster: %s status --http-addr %s\nLogs: %s. Ctrl-C stops all nodes.\n",
-		short(binary), first.HTTPAddr, filepath.Join(filepath.Dir(first.Log), "*.log"))
+	fmt.Fprintf(p.stdout, "\nThe state of the cluster: %s status --http-addr %s\nIts sessions: %s sessions list --admin-addr %s\nLogs: %s. Ctrl-C stops all nodes.\n",
+		short(binary), first.HTTPAddr, short(binary), first.AdminAddr, filepath.Join(filepath.Dir(first.Log), "*.log"))
 }
 
 func restartLine(binary string, s local.Spec) string {

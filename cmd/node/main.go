@@ -63,6 +63,11 @@ func commands() []command {
 	return []command{
 		{"serve", "run one node", (*program).serve},
 		{"status", "show the cluster as one node sees it", (*program).status},
+		{"cluster", "show and change the cluster", (*program).cluster},
+		{"sessions", "show, end and delete sessions", (*program).sessions},
+		{"retained", "list and clear retained messages", (*program).retained},
+		{"log-level", "show or set what a node logs", (*program).logLevel},
+		{"check-disk", "measure how fast a disk makes data durable", (*program).checkDisk},
 		{"run", "run a cluster of several nodes on this machine, to try things out", (*program).runLocal},
 		{"prestop", "drain this pod's node if its StatefulSet is scaled down (Kubernetes)", (*program).prestop},
 		{"passwd", "write users and their passwords", (*program).passwd},
@@ -95,7 +100,7 @@ func (p *program) help(_ context.Context, args []string) error {
 	}
 	fmt.Fprint(p.stdout, "Flotilla is a clustered MQTT broker.\n\nUsage: flotilla SUBCOMMAND [flags]\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(p.stdout, "  %-9s %s\n", c.name, c.summary)
+		fmt.Fprintf(p.stdout, "  %-10s %s\n", c.name, c.summary)
 	}
 	fmt.Fprint(p.stdout, "\nflotilla SUBCOMMAND --help lists the flags of a subcommand.\n")
 	return nil

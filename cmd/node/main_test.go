@@ -37,14 +37,15 @@ func TestMain(m *testing.M) {
 
 // fakeBroker is ready at once and does nothing.
 type fakeBroker struct {
-	node   string
-	done   chan struct{}
-	err    error
-	closed chan struct{}
-	reload chan struct{}
+	admin.Operator // what the tests do not ask for
+	node           string
+	done           chan struct{}
+	err            error
+	closed         chan struct{}
+	reload         chan struct{}
 }
 
-func startFake(_ context.Context, cfg *config.Config, _ string, _ *slog.Logger) (broker, error) {
+func startFake(_ context.Context, cfg *config.Config, _ string, _ *slog.Logger, _ *slog.LevelVar) (broker, error) {
 	if os.Getenv("TEST_FLOTILLA_BROKEN") == cfg.Node {
 		return nil, errors.New("this node was told to fail")
 	}

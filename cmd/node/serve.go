@@ -23,7 +23,7 @@ const stopTime = 10 * time.Second
 
 // broker is a running node.
 type broker interface {
-	admin.Node
+	admin.Operator
 	// Reload reads what may change while the node runs: certificates, lists.
 	Reload()
 	// Done is closed when the node has ended by itself, since going on would
@@ -37,8 +37,8 @@ type broker interface {
 
 // starter starts a node. It returns as soon as the node's data is read and its
 // addresses are bound; whether it may serve is what Ready tells. ctx bounds the
-// start only.
-type starter func(ctx context.Context, cfg *config.Config, build string, log *slog.Logger) (broker, error)
+// start only; level is that of log.
+type starter func(ctx context.Context, cfg *config.Config, build string, log *slog.Logger, level *slog.LevelVar) (broker, error)
 
 // serve runs one node until ctx ends or the node fails.
 func (p *program) serve(ctx context.Context, args []string) error {
@@ -46,7 +46,9 @@ func (p *program) serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(cfg, p.stderr)
+	level := &slog.LevelVar{}
+	level.Set(cfg.LogLevel)
+	log := newLogger(cfg, level, p.stderr)
 	for _, name := range cfg.UnknownEnv {
 		log.Warn("environment variable is no setting", "name", name)
 	}
@@ -55,14 +57,14 @@ func (p *program) serve(ctx context.Context, args []string) error {
 		return fmt.Errorf("http-addr: %w", err)
 	}
 	http := admin.Serve(listener, buildVersion(), log)
-	err = p.serveNode(ctx, cfg, http, log)
+	err = p.serveNode(ctx, cfg, http, log, level)
 
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	return errors.Join(err, http.Close(end))
 }
 
-func (p *program) serveNode(ctx context.Context, cfg *config.Config, http *admin.Server, log *slog.Logger) error {
+func (p *program) serveNode(ctx context.Context, cfg *config.Config, http *admin.Server, log *slog.Logger, level *slog.LevelVar) error {
 	hangup := make(chan os.Signal, 1) // before the start, which a SIGHUP must not end
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -70,7 +72,7 @@ func (p *program) serveNode(ctx context.Context, cfg *config.Config, http *admin
 		return nil // told to end while waiting
 	}
 	began := time.Now()
-	b, err := p.start(ctx, cfg, buildVersion(), log)
+	b, err := p.start(ctx, cfg, buildVersion(), log, level)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end while starting
@@ -107,8 +109,8 @@ func await(ctx context.Context, b broker, hangup <-chan os.Signal, log *slog.Log
 	}
 }
 
-func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.LogLevel}
+func newLogger(cfg *config.Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
 	var h slog.Handler = slog.NewTextHandler(w, opts)
 	if cfg.LogFormat == "json" {
 		h = slog.NewJSONHandler(w, opts)

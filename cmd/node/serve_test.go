@@ -26,7 +26,7 @@ func serving(t *testing.T, b *fakeBroker) (addr string, end func() error) {
 	l.Close()
 	started := make(chan struct{})
 	p := &program{stdout: io.Discard, stderr: io.Discard, free: roomy, executable: os.Executable,
-		start: func(context.Context, *config.Config, string, *slog.Logger) (broker, error) {
+		start: func(context.Context, *config.Config, string, *slog.Logger, *slog.LevelVar) (broker, error) {
 			close(started)
 			return b, nil
 		}}
@@ -80,7 +80,9 @@ func TestServeEndsWhenTheNodeFails(t *testing.T) {
 	l.Close()
 	b.err = errors.New("fsync failed")
 	close(b.done)
-	start := func(context.Context, *config.Config, string, *slog.Logger) (broker, error) { return b, nil }
+	start := func(context.Context, *config.Config, string, *slog.Logger, *slog.LevelVar) (broker, error) {
+		return b, nil
+	}
 	_, err = runProgram(t, start, "serve", "--node=n1", "--http-addr="+l.Addr().String())
 	if !errors.Is(err, b.err) {
 		t.Errorf("got %v, want %v", err, b.err)

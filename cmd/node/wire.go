@@ -14,7 +14,9 @@ import (
 	"github.com/flotilla-mqtt/flotilla/cluster"
 	"github.com/flotilla-mqtt/flotilla/cluster/control"
 	"github.com/flotilla-mqtt/flotilla/cluster/discovery"
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/disk"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/watch"
 	"github.com/flotilla-mqtt/flotilla/mqtt"
 	"github.com/flotilla-mqtt/flotilla/mqtt/auth"
@@ -35,17 +37,20 @@ type node struct {
 	secured secured
 	// endpoints are the listeners for clients; fixed by bind.
 	endpoints []*endpoint
+	api       *admin.Server // for operators
+	window    disk.Window   // of durable writes
 
 	reloadsFailed atomic.Uint64
 
 	serving sync.WaitGroup
-	done    chan struct{} // closed by the first fatal error
+	stop    context.CancelFunc // ends the background work, which serving waits for
+	done    chan struct{}      // closed by the first fatal error
 	once    sync.Once
 	err     error // set before done is closed
 }
 
 // startNode joins the parts of a node: stores, groups, lanes, gateway.
-func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Logger) (broker, error) {
+func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Logger, level *slog.LevelVar) (broker, error) {
 	n := &node{cfg: cfg, build: build, log: log, done: make(chan struct{}), fsync: newFsyncHistogram()}
 	n.limitMemory()
 	host, err := cfg.AdvertiseHost(net.InterfaceAddrs)
@@ -58,10 +63,11 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 	}
 	n.watch = watch.New(watchInterval)
 	closeAll := func() {
+		n.closeAPI()
 		n.watch.Close()
 		n.unbind()
 	}
-	if err := n.secure(); err != nil {
+	if err := errors.Join(n.secure(), n.openAPI(level)); err != nil {
 		closeAll()
 		return nil, err
 	}
@@ -85,6 +91,10 @@ func startNode(_ context.Context, cfg *config.Config, build string, log *slog.Lo
 	n.gateway.Attach(n.cluster)
 	n.watchAuth()
 	n.serveClients()
+	ctx, stop := context.WithCancel(context.Background())
+	n.stop = stop
+	n.serving.Go(func() { n.watchDisk(ctx) })
+	n.api.SetNode(n)
 	return n, nil
 }
 
@@ -130,7 +140,7 @@ func (n *node) clusterOptions(host string, peer net.Listener) cluster.Options {
 		HeartbeatTimeout: cfg.Timing.Heartbeat, ElectionTimeout: cfg.Timing.Election, LeaderLease: cfg.Timing.Lease,
 		OwnershipTime: cfg.Timing.Ownership,
 		Settings:      sessionSettings(cfg), Budget: messageBudget(cfg), DiskReserve: uint64(cfg.DiskReserve),
-		Gateway: n.gateway, Logger: n.log, Fatal: n.fail, OnSync: n.fsync.observe,
+		Gateway: n.gateway, Logger: n.log, Fatal: n.fail, OnSync: n.synced,
 	}
 }
 
@@ -215,6 +225,8 @@ const clientsTime = 1500 * time.Millisecond
 // failure it waits for nothing: the others notice.
 func (n *node) Close(ctx context.Context) error {
 	n.watch.Close()
+	n.closeAPI()
+	n.stop()
 	if n.Err() != nil {
 		return nil
 	}

@@ -23,6 +23,8 @@ func (n *node) Metrics() admin.Metrics {
 		Transport: transportMetrics(n.cluster.TransportStats()), Store: storeMetrics(n.cluster.StoreStats()),
 	}
 	out.Store.Fsync = n.fsync.snapshot()
+	recent := n.window.Judge()
+	out.Store.FsyncP50, out.Store.FsyncP99, out.Store.DiskSlow = recent.P50.Seconds(), recent.P99.Seconds(), recent.Bad()
 	n.peersRefused(out.Transport.PeersRefused)
 	out.Security = n.securityMetrics()
 	countDrops(out.Cluster.Dropped, g)

@@ -11,11 +11,12 @@ import (
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
 )
 
-// secured is what protects the traffic between nodes.
+// secured is what protects the traffic between nodes, and of operators.
 type secured struct {
-	peers  *mtls.Credentials // nil: none
-	keys   [][]byte          // of gossip, at the start
-	gossip *discovery.Gossip // set when it runs
+	peers     *mtls.Credentials // nil: none
+	operators *mtls.Identity    // of the admin API; nil: none
+	keys      [][]byte          // of gossip, at the start
+	gossip    *discovery.Gossip // set when it runs
 }
 
 // secure reads certificates and keys, and says what goes in the clear.
@@ -106,6 +107,9 @@ func (n *node) securityMetrics() admin.SecurityMetrics {
 		if e.certs != nil {
 			m.CertificateExpiry[e.o.Name] = float64(e.certs.NotAfter().Unix())
 		}
+	}
+	if n.secured.operators != nil {
+		m.CertificateExpiry["admin"] = float64(n.secured.operators.NotAfter().Unix())
 	}
 	return m
 }

@@ -93,6 +93,7 @@ func start(t *testing.T, m *manifests, root string) []*pod {
 			settings[name] = addr
 		}
 		settings["node"], settings["data"], settings["advertise"], settings["join"] = p.name, filepath.Join(root, p.name), "127.0.0.1", strings.Join(join, ",")
+		settings["admin-addr"] = "127.0.0.1:0" // all pods are on one machine here
 		data, err := yaml.Marshal(settings)
 		if err != nil {
 			t.Fatal(err)

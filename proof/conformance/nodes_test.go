@@ -143,7 +143,7 @@ func launch(ctx context.Context, nodes []*node, settings []string, dir string) (
 
 func (n *node) config(all []*node, settings []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "node: %s\nhttp-addr: %s\npeer-addr: %s\ngossip-addr: %s\nexpect: %d\n", n.name, n.http, n.peer, n.gossip, len(all))
+	fmt.Fprintf(&b, "node: %s\nhttp-addr: %s\npeer-addr: %s\ngossip-addr: %s\nadmin-addr: 127.0.0.1:0\nexpect: %d\n", n.name, n.http, n.peer, n.gossip, len(all))
 	fmt.Fprintf(&b, "mqtt-addr: %s\nsys-interval: 1s\n%s\nlisteners:\n", n.listeners[""], strings.Join(settings, "\n"))
 	for name, lines := range listeners {
 		fmt.Fprintf(&b, "  - addr: %s\n", n.listeners[name])

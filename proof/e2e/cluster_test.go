@@ -61,11 +61,11 @@ type Cluster struct {
 
 // Node is one process, or its data while it is not running.
 type Node struct {
-	c                        *Cluster
-	Name                     string
-	MQTT, Peer, Gossip, HTTP string
-	WS, TLS, WSS             string // TLS and WSS are served if the flags have --cert
-	dir                      string
+	c                               *Cluster
+	Name                            string
+	MQTT, Peer, Gossip, HTTP, Admin string
+	WS, TLS, WSS                    string // TLS and WSS are served if the flags have --cert
+	dir                             string
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd     // guarded by mu; nil while it is not running
@@ -120,7 +120,7 @@ func (c *Cluster) plan(n int, dir string) {
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		c.Nodes = append(c.Nodes, &Node{c: c, Name: name, MQTT: addr(false), Peer: addr(false), HTTP: addr(false),
-			WS: addr(false), TLS: addr(false), WSS: addr(false),
+			WS: addr(false), TLS: addr(false), WSS: addr(false), Admin: addr(false),
 			Gossip: addr(true), dir: filepath.Join(dir, name)})
 	}
 	for _, o := range open {
@@ -170,7 +170,7 @@ func (n *Node) logFile() string { return n.dir + ".log" }
 func (n *Node) args() []string {
 	args := []string{"serve", "--node", n.Name, "--data", n.dir, "--mqtt-addr", n.MQTT, "--peer-addr", n.Peer,
 		"--gossip-addr", n.Gossip, "--http-addr", n.HTTP, "--expect", fmt.Sprint(len(n.c.Nodes)), "--log-level", "debug",
-		"--ws-addr", n.WS}
+		"--ws-addr", n.WS, "--admin-addr", n.Admin}
 	if slices.Contains(n.c.flags, "--cert") {
 		args = append(args, "--tls-addr", n.TLS, "--wss-addr", n.WSS)
 	}

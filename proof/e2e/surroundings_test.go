@@ -37,11 +37,12 @@ func TestBadSurroundings(t *testing.T) {
 		{"mqtt port in use", map[string]string{"--mqtt-addr": n.MQTT}, []string{"mqtt-addr", n.MQTT, "address already in use"}},
 		{"peer port in use", map[string]string{"--peer-addr": n.Peer}, []string{"peer-addr", n.Peer, "address already in use"}},
 		{"http port in use", map[string]string{"--http-addr": n.HTTP}, []string{"http-addr", n.HTTP, "address already in use"}},
+		{"admin port in use", map[string]string{"--admin-addr": n.Admin}, []string{"admin-addr", n.Admin, "address already in use"}},
 		{"gossip port in use", map[string]string{"--gossip-addr": n.Gossip}, []string{"gossip-addr", n.Gossip, "address already in use"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			flags := map[string]string{"--node": n.Name, "--data": filepath.Join(t.TempDir(), "data"), "--mqtt-addr": freeAddr(t),
-				"--peer-addr": freeAddr(t), "--http-addr": freeAddr(t), "--gossip-addr": freeAddr(t)}
+				"--peer-addr": freeAddr(t), "--http-addr": freeAddr(t), "--gossip-addr": freeAddr(t), "--admin-addr": freeAddr(t)}
 			for k, v := range tc.change {
 				flags[k] = v
 			}
@@ -51,7 +52,7 @@ func TestBadSurroundings(t *testing.T) {
 	n.kill()
 	t.Run("data folder of another node", func(t *testing.T) {
 		refused(t, map[string]string{"--node": "somebody", "--data": n.dir, "--mqtt-addr": freeAddr(t), "--peer-addr": freeAddr(t),
-			"--http-addr": freeAddr(t), "--gossip-addr": freeAddr(t)}, []string{n.dir, n.Name, "somebody"})
+			"--http-addr": freeAddr(t), "--gossip-addr": freeAddr(t), "--admin-addr": freeAddr(t)}, []string{n.dir, n.Name, "somebody"})
 	})
 	n.start()
 	if err := c.ready(); err != nil {

@@ -134,6 +134,9 @@ func (e emitter) store(m *StoreMetrics) {
 	e.gauge("store_disk_used_bytes", "Bytes of the log store on disk.", float64(m.DiskUsed))
 	e.gauge("store_memory_bytes", "Bytes of memory tables and block cache.", float64(m.Memory))
 	e.histogram("fsync_duration_seconds", "Time of one durable write of the store.", m.Fsync)
+	e.gauge("fsync_recent_p50_seconds", "Median time of the last 1024 durable writes.", m.FsyncP50)
+	e.gauge("fsync_recent_p99_seconds", "99th percentile of the time of the last 1024 durable writes.", m.FsyncP99)
+	e.gauge("disk_slow", "1 if that is so long that leaderships may be lost; see flotilla check-disk.", boolean(m.DiskSlow))
 }
 
 func (e emitter) security(m *SecurityMetrics) {

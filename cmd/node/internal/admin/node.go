@@ -160,6 +160,8 @@ type StoreMetrics struct {
 	LogBytes            int64   // gauge
 	DiskUsed, Memory    uint64  // gauges
 	Fsync               *Histogram
+	FsyncP50, FsyncP99  float64 // gauges: seconds, of the last writes
+	DiskSlow            bool    // gauge
 }
 
 // Drop names why messages were dropped, and whose they were.

@@ -27,14 +27,20 @@ type holder struct{ Node }
 
 // Serve starts answering on l. Until SetNode the server is alive but not ready.
 func Serve(l net.Listener, build string, log *slog.Logger) *Server {
-	s := &Server{listener: l, served: make(chan struct{})}
+	s := &Server{}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /api/v1/status", s.status)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(s.current, build), promhttp.HandlerOpts{}))
+	s.start(l, mux, log)
+	return s
+}
+
+func (s *Server) start(l net.Listener, handler http.Handler, log *slog.Logger) {
+	s.listener, s.served = l, make(chan struct{})
 	s.http = &http.Server{
-		Handler:           mux,
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -45,7 +51,6 @@ func Serve(l net.Listener, build string, log *slog.Logger) *Server {
 			log.Error("the HTTP server has stopped", "err", err)
 		}
 	}()
-	return s
 }
 
 // Addr is where the server listens.

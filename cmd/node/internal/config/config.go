@@ -170,6 +170,7 @@ func Default() Config {
 		PeerAddr:    "localhost:7400",
 		GossipAddr:  "localhost:7401",
 		HTTPAddr:    "localhost:7402",
+		Security:    Security{AdminAddr: "localhost:7403"},
 		Partitions:  16,
 		SysInterval: 10 * time.Second,
 		LogLevel:    slog.LevelInfo,

@@ -83,7 +83,8 @@ func TestConfigFileFromEnvironment(t *testing.T) {
 func TestSameNamesEverywhere(t *testing.T) {
 	values := map[string]string{
 		"node": "n7", "data": "/d", "mqtt-addr": "127.0.0.1:10", "peer-addr": "127.0.0.1:11",
-		"gossip-addr": "127.0.0.1:12", "http-addr": "127.0.0.1:13", "peer-cert": "/pc", "peer-key": "/pk", "peer-ca": "/pa", "gossip-key-file": "/gk", "advertise": "h7", "join": "a:1,b,_g._tcp.c,[fd00::1]:2",
+		"gossip-addr": "127.0.0.1:12", "http-addr": "127.0.0.1:13", "peer-cert": "/pc", "peer-key": "/pk", "peer-ca": "/pa", "gossip-key-file": "/gk",
+		"admin-addr": "unix:/s", "admin-cert": "/ac", "admin-key": "/ak", "admin-ca": "/aa", "advertise": "h7", "join": "a:1,b,_g._tcp.c,[fd00::1]:2",
 		"expect": "3", "partitions": "4", "log-level": "debug", "log-format": "json", "allow-anonymous": "true",
 		"memory-limit": "2GiB", "disk-reserve": "1GiB", "max-connections": "77", "max-packet-size": "2MiB",
 		"receive-maximum": "9", "topic-alias-maximum": "8", "connect-timeout": "3s", "max-keep-alive": "1m0s",
@@ -155,6 +156,8 @@ func TestErrorsNameSettingValueSourceAndAllowed(t *testing.T) {
 		{"name", "", []string{"--node=a#b"}, nil, "node", "a#b", "--node", "letters"},
 		{"advertise with port", "", []string{"--advertise=h:1"}, nil, "advertise", "h:1", "--advertise", "without a port"},
 		{"certificate without key", "", []string{"--peer-cert=c", "--peer-ca=a"}, nil, "peer-ca", "a", "--peer-ca", "peer-key with it"},
+		{"admin API for all", "", []string{"--admin-addr=0.0.0.0:7403"}, nil, "admin-addr", "0.0.0.0:7403", "--admin-addr", "admin-cert"},
+		{"admin socket without a name", "", []string{"--admin-addr=unix:"}, nil, "admin-addr", "unix:", "--admin-addr", "unix:PATH"},
 		{"bool", "", nil, []string{"FLOTILLA_ALLOW_ANONYMOUS=yes"}, "allow-anonymous", "yes", "FLOTILLA_ALLOW_ANONYMOUS", "true or false"},
 		{"duration", "", []string{"--connect-timeout=10"}, nil, "connect-timeout", "10", "--connect-timeout", "duration"},
 		{"fraction of a second", "", []string{"--max-keep-alive=1500ms"}, nil, "max-keep-alive", "1.5s", "--max-keep-alive", "whole seconds"},

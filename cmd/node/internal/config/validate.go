@@ -79,7 +79,8 @@ func (l *loader) timing() error {
 // worse message.
 func (l *loader) distinct() error {
 	type use struct{ setting, addr string }
-	uses := []use{{"peer-addr", l.cfg.PeerAddr}, {"gossip-addr", l.cfg.GossipAddr}, {"http-addr", l.cfg.HTTPAddr}}
+	uses := []use{{"peer-addr", l.cfg.PeerAddr}, {"gossip-addr", l.cfg.GossipAddr}, {"http-addr", l.cfg.HTTPAddr},
+		{"admin-addr", l.cfg.Security.AdminAddr}}
 	for _, li := range l.cfg.Listeners {
 		uses = append(uses, use{li.Name, li.Addr})
 	}

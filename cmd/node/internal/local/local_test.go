@@ -14,7 +14,7 @@ func TestPlanGivesEachNodeItsOwn(t *testing.T) {
 	specs := Plan(3, "d", DefaultPorts())
 	seen := map[string]bool{}
 	for _, s := range specs {
-		for _, v := range []string{s.Name, s.MQTTAddr, s.HTTPAddr, s.PeerAddr, s.GossipAddr, s.Data, s.Config, s.Log} {
+		for _, v := range []string{s.Name, s.MQTTAddr, s.HTTPAddr, s.PeerAddr, s.GossipAddr, s.AdminAddr, s.Data, s.Config, s.Log} {
 			if seen[v] {
 				t.Errorf("%s is used twice", v)
 			}

@@ -20,37 +20,44 @@ type Spec struct {
 	HTTPAddr   string
 	PeerAddr   string
 	GossipAddr string
+	AdminAddr  string
 	Data       string // data folder
 	Config     string // its YAML file, written by Start
 	Log        string // where its output goes
 }
 
+// ports is how many each node has.
+const ports = 5
+
 // Ports are those of the first node; each next node has the next ones.
 type Ports struct {
-	MQTT, HTTP, Peer, Gossip int
+	MQTT, HTTP, Peer, Gossip, Admin int
 }
 
-// DefaultPorts are those of `flotilla run`: n1 is where MQTT clients look first.
-func DefaultPorts() Ports { return Ports{MQTT: 1883, HTTP: 7411, Peer: 7421, Gossip: 7431} }
+// DefaultPorts are those of `flotilla run`: n1 is where MQTT clients and operators look
+// first.
+func DefaultPorts() Ports {
+	return Ports{MQTT: 1883, HTTP: 7411, Peer: 7421, Gossip: 7431, Admin: 7403}
+}
 
 // Plan lays out nodes n1, n2 … in dir at the given ports.
 func Plan(nodes int, dir string, p Ports) []Spec {
 	specs := make([]Spec, nodes)
 	for i := range specs {
-		specs[i] = spec(i, dir, [4]int{p.MQTT + i, p.HTTP + i, p.Peer + i, p.Gossip + i})
+		specs[i] = spec(i, dir, [ports]int{p.MQTT + i, p.HTTP + i, p.Peer + i, p.Gossip + i, p.Admin + i})
 	}
 	return specs
 }
 
 // PlanFree lays out nodes in dir at ports that are free now.
 func PlanFree(nodes int, dir string) ([]Spec, error) {
-	free, err := FreePorts(4 * nodes)
+	free, err := FreePorts(ports * nodes)
 	if err != nil {
 		return nil, err
 	}
 	specs := make([]Spec, nodes)
 	for i := range specs {
-		specs[i] = spec(i, dir, [4]int(free[4*i:]))
+		specs[i] = spec(i, dir, [ports]int(free[ports*i:]))
 	}
 	return specs, nil
 }
@@ -60,7 +67,7 @@ func PlanFree(nodes int, dir string) ([]Spec, error) {
 // at its port must not find a client there.
 func FreePorts(n int) ([]int, error) {
 	const low, high = 10_000, 32_000
-	var ports []int
+	var found []int
 	var held []net.Listener
 	defer func() {
 		for _, l := range held {
@@ -69,7 +76,7 @@ func FreePorts(n int) ([]int, error) {
 	}()
 	start := rand.IntN(high - low)
 	var last error
-	for i := 0; i < high-low && len(ports) < n; i++ {
+	for i := 0; i < high-low && len(found) < n; i++ {
 		port := low + (start+i)%(high-low)
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
@@ -77,19 +84,19 @@ func FreePorts(n int) ([]int, error) {
 			continue
 		}
 		held = append(held, l)
-		ports = append(ports, port)
+		found = append(found, port)
 	}
-	if len(ports) < n {
+	if len(found) < n {
 		return nil, fmt.Errorf("no %d free ports from %d to %d: %w", n, low, high, last)
 	}
-	return ports, nil
+	return found, nil
 }
 
-func spec(i int, dir string, ports [4]int) Spec {
+func spec(i int, dir string, p [ports]int) Spec {
 	name := "n" + strconv.Itoa(i+1)
-	at := func(k int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[k])) }
+	at := func(k int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p[k])) }
 	return Spec{
-		Name: name, MQTTAddr: at(0), HTTPAddr: at(1), PeerAddr: at(2), GossipAddr: at(3),
+		Name: name, MQTTAddr: at(0), HTTPAddr: at(1), PeerAddr: at(2), GossipAddr: at(3), AdminAddr: at(4),
 		Data: filepath.Join(dir, name), Config: filepath.Join(dir, name+".yaml"), Log: filepath.Join(dir, name+".log"),
 	}
 }
@@ -116,6 +123,7 @@ func CheckPorts(specs []Spec) error {
 	for _, s := range specs {
 		for _, a := range []struct{ setting, addr string }{
 			{"mqtt-addr", s.MQTTAddr}, {"http-addr", s.HTTPAddr}, {"peer-addr", s.PeerAddr}, {"gossip-addr", s.GossipAddr},
+			{"admin-addr", s.AdminAddr},
 		} {
 			if err := checkPort(a.addr, a.setting == "gossip-addr"); err != nil {
 				errs = append(errs, &PortInUseError{s.Name, a.setting, a.addr, err})
@@ -160,7 +168,7 @@ func (s Spec) settings(all []Spec, more []Setting) ([]Setting, error) {
 	}
 	list := []Setting{
 		{"node", s.Name}, {"data", data}, {"mqtt-addr", s.MQTTAddr}, {"http-addr", s.HTTPAddr},
-		{"peer-addr", s.PeerAddr}, {"gossip-addr", s.GossipAddr}, {"expect", strconv.Itoa(len(all))},
+		{"peer-addr", s.PeerAddr}, {"gossip-addr", s.GossipAddr}, {"admin-addr", s.AdminAddr}, {"expect", strconv.Itoa(len(all))},
 	}
 	if len(join) > 0 {
 		list = append(list, Setting{"join", strings.Join(join, ",")})

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/spf13/pflag"
+
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/disk"
+)
+
+func (p *program) cluster(ctx context.Context, args []string) error {
+	return p.family(ctx, "cluster", "Show and change the cluster.", []order{
+		{name: "members", summary: "list the nodes of the cluster", run: (*program).clusterMembers},
+		{name: "transfer", args: []string{"PARTITION", "NODE"}, summary: "hand the leadership of a partition to a node", run: (*program).clusterTransfer},
+	}, args)
+}
+
+func (p *program) clusterMembers(ctx context.Context, c *call) error {
+	list, err := c.admin.Members(ctx)
+	if err != nil {
+		return err
+	}
+	return p.show(c, list, func(w io.Writer) {
+		fmt.Fprintln(w, "MEMBER\tADDRESS\tSTATE\tINCARNATION\tREPLICAS\tLEADS\t")
+		for _, m := range list {
+			note := ""
+			if m.Control {
+				note = "leads the control group"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", m.Name, m.Addr, m.State, m.Incarnation, m.Partitions, m.Leads, note)
+		}
+	})
+}
+
+func (p *program) clusterTransfer(ctx context.Context, c *call) error {
+	partition, err := strconv.ParseUint(c.args[0], 10, 32)
+	if err != nil {
+		return fmt.Errorf("%q is no number of a partition; flotilla status lists them", c.args[0])
+	}
+	if err := c.admin.Transfer(ctx, uint32(partition), c.args[1]); err != nil {
+		return err
+	}
+	return p.done(c, "%s leads partition %d", c.args[1], partition)
+}
+
+func (p *program) logLevel(ctx context.Context, args []string) error {
+	return p.order(ctx, "log-level", order{
+		name: "log-level", option: "debug|info|warn|error", summary: "show or set the least severe level that a node logs, until its next start",
+		run: func(p *program, ctx context.Context, c *call) error {
+			if len(c.args) == 1 {
+				if err := c.admin.SetLogLevel(ctx, c.args[0]); err != nil {
+					return err
+				}
+			}
+			level, err := c.admin.LogLevel(ctx)
+			if err != nil {
+				return err
+			}
+			return p.show(c, map[string]string{"level": level}, func(w io.Writer) { fmt.Fprintln(w, level) })
+		},
+	}, args)
+}
+
+func (p *program) checkDisk(ctx context.Context, args []string) error {
+	return p.order(ctx, "check-disk", order{
+		name: "check-disk", summary: "measure how fast a node's data folder makes data durable",
+		flags: func(fs *pflag.FlagSet, c *call) {
+			fs.StringVar(&c.data, "data", "", "measure this folder here, without a node")
+		},
+		run: func(p *program, ctx context.Context, c *call) error {
+			if c.data != "" {
+				if _, err := os.Stat(c.data); err != nil {
+					return fmt.Errorf("data: %w", err)
+				}
+				r, err := disk.Check(ctx, c.data)
+				if err != nil {
+					return err
+				}
+				return p.show(c, r, func(w io.Writer) { fmt.Fprintln(w, r) })
+			}
+			d, err := c.admin.CheckDisk(ctx)
+			if err != nil {
+				return err
+			}
+			return p.show(c, d, func(w io.Writer) {
+				fmt.Fprintf(w, "node %s, measured now\t%v\n", d.Node, d.Now)
+				if d.Running.Samples > 0 {
+					fmt.Fprintf(w, "its own last writes\t%v\n", d.Running)
+				}
+			})
+		},
+	}, args)
+}
