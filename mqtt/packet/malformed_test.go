@@ -132,7 +132,7 @@ var malformedConnack = []malformed{
 
 var malformedPublish = []malformed{
 	{"QoS 3", V5, "36", "0001't' 0001 00", bad81, "MQTT-3.3.1-4"},
-	{"DUP at QoS 0", V5, "38", "0001't' 00", bad82, "MQTT-3.3.1-2"},
+	{"DUP at QoS 0", V5, "38", "0001't' 00", bad81, "MQTT-3.3.1-2"},
 	{"topic with #", V5, "30", "0003'a/#' 00", bad82, "MQTT-3.3.2-2"},
 	{"topic with +", V311, "30", "0003'a/+'", bad82, "MQTT-3.3.2-2"},
 	{"topic is not UTF-8", V5, "30", "0001 ff 00", bad81, "MQTT-1.5.4-1"}, // [MQTT-3.3.2-1]

@@ -67,7 +67,7 @@ func (d *decoder) publishFlags(p *Publish) {
 	case p.QoS == 3:
 		d.malformed("MQTT-3.3.1-4", "QoS is 3")
 	case p.QoS == 0 && p.Dup:
-		d.protocol("MQTT-3.3.1-2", "DUP is set at QoS 0")
+		d.malformed("MQTT-3.3.1-2", "DUP is set at QoS 0") // "if invalid flags are received": section 2.1.3
 	}
 }
 

@@ -65,7 +65,7 @@ func (c *conn) packet(words []string) (*client.Packet, error) {
 	for _, w := range words[1:] {
 		f, named := parseField(w)
 		if !named {
-			positional = append(positional, c.scenario.fill(w))
+			positional = append(positional, w)
 			continue
 		}
 		f.value = c.scenario.fill(f.value)
@@ -87,9 +87,9 @@ func (c *conn) position(p *client.Packet, words []string) error {
 			case w == "dup":
 				p.Dup = true
 			case i == 0:
-				p.Topic = w
+				p.Topic = c.scenario.fill(w)
 			default:
-				p.Payload = []byte(w)
+				p.Payload = []byte(c.scenario.fill(w))
 			}
 		}
 		return nil
@@ -99,6 +99,7 @@ func (c *conn) position(p *client.Packet, words []string) error {
 			if err != nil {
 				return err
 			}
+			f.Filter = c.scenario.fill(f.Filter)
 			p.Filters = append(p.Filters, f)
 		}
 		return nil

@@ -71,7 +71,14 @@ type running struct {
 	nextID   uint16
 }
 
-func (s *running) fill(text string) string { return strings.ReplaceAll(text, "%", s.own) }
+// fill puts in the scenario's own name. "~N" at the end makes the text N bytes long.
+func (s *running) fill(text string) string {
+	text = strings.ReplaceAll(text, "%", s.own)
+	if rest, size, ok := strings.Cut(text, "~"); ok {
+		return rest + strings.Repeat("x", atoi(size)-len(rest))
+	}
+	return text
+}
 
 // conn is one client of a scenario.
 type conn struct {

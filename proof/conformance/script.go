@@ -63,7 +63,7 @@ type Step struct {
 //	wait 1s                 let time pass
 //
 // Fields are name=value. In what is expected, "name=*" is any value, "name=-" none, and
-// "name<=5" a bound; what a PUBLISH has and is not named must have its usual value.
+// "name<=5" a bound; "~N" at the end of a text makes it N bytes long; what a PUBLISH has and is not named must have its usual value.
 func Parse(r io.Reader) ([]Scenario, error) {
 	var all []Scenario
 	lines := bufio.NewScanner(r)
