@@ -237,12 +237,20 @@ func (c *conn) flushAcks() {
 		acks = c.takeAcks()
 		c.takenSoFar()
 	}
+	if len(acks) > 0 {
+		c.asked++ // so that Disconnect does not come before
+	}
 	epoch := c.epoch
 	c.mu.Unlock()
 	c.tellGroups()
-	if len(acks) > 0 {
-		c.srv.cluster.Ack(c.client.ID, epoch, acks, nil)
+	if len(acks) == 0 {
+		return
 	}
+	c.srv.cluster.Ack(c.client.ID, epoch, acks, nil)
+	c.mu.Lock()
+	c.asked--
+	c.mu.Unlock()
+	c.settle() // if it was closing
 }
 
 // putFlow sends a message of QoS 1 or 2 to an ephemeral session, or queues it while
