@@ -32,7 +32,7 @@ func TestWorkload(t *testing.T) {
 	t.Logf("run again with -args -seed %d -length %s", seed, *lengthFlag)
 	c := StartCluster(t, 3)
 	cfg := workload.Defaults(seed)
-	cfg.Targets, cfg.Recorder = c.Targets(), c.Rec
+	cfg.Targets, cfg.Recorder, cfg.Members = c.Targets(), c.Rec, 4
 	cfg.Dial = func(string) client.Dialer { return client.TCP }
 	w := workload.New(cfg)
 	w.Start()
