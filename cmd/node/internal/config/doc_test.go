@@ -44,6 +44,26 @@ there is a listener at ` + "`mqtt-addr`" + ` only if that is set, too.
 |---|---|---|---|
 `
 
+// TestLimitsAreDocumented: docs/mqtt.md says what happens beyond each limit of clients.
+func TestLimitsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../../../docs/mqtt.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"sys-interval"}
+	for _, s := range limitSettings() {
+		names = append(names, s.name)
+	}
+	for _, s := range sessionSettings() {
+		names = append(names, s.name)
+	}
+	for _, name := range names {
+		if !strings.Contains(string(text), name) {
+			t.Errorf("docs/mqtt.md does not mention %s", name)
+		}
+	}
+}
+
 // TestSettingsAreDocumented: docs/configuration.md lists the settings there are. go
 // test -update writes it.
 func TestSettingsAreDocumented(t *testing.T) {
