@@ -36,13 +36,17 @@ type golden struct {
 // TestGolden compares every packet in every version with its bytes, both ways.
 func TestGolden(t *testing.T) {
 	var tables []golden
-	for _, table := range [][]golden{goldenConnect, goldenConnack, goldenPublish, goldenAcks, goldenSubscribe, goldenOthers} {
+	for _, table := range [][]golden{goldenConnect, goldenConnack, goldenPublish, goldenAcks, goldenSubscribe, goldenOthers, goldenSame} {
 		tables = append(tables, table...)
 	}
-	seen := map[Type]bool{}
+	type kind struct {
+		typ     Type
+		version byte
+	}
+	seen := map[kind]bool{}
 	for _, g := range tables {
 		t.Run(g.packet.Type().String()+"/"+g.name, func(t *testing.T) {
-			seen[g.packet.Type()] = true
+			seen[kind{g.packet.Type(), g.version}] = true
 			b := wire(g.wire)
 			header, start, n, err := Frame(b)
 			if err != nil || start+n != len(b) {
@@ -66,8 +70,10 @@ func TestGolden(t *testing.T) {
 		})
 	}
 	for typ := TypeConnect; typ <= TypeAuth; typ++ {
-		if !seen[typ] {
-			t.Errorf("no golden bytes for %v", typ)
+		for version := V31; version <= V5; version++ {
+			if !seen[kind{typ, version}] && (typ != TypeAuth || version == V5) {
+				t.Errorf("no golden bytes for %v of version %d", typ, version)
+			}
 		}
 	}
 }
@@ -201,6 +207,20 @@ var goldenOthers = []golden{
 	{"5 empty", V5, "f0 00", &Auth{}, false},
 	{"5", V5, "f0 0b 18 09 15 0001'm' 16 0002 0102",
 		&Auth{Code: ContinueAuthentication, Props: Properties{AuthMethod: new("m"), AuthData: []byte{1, 2}}}, false},
+}
+
+// goldenSame are packets that look the same in several versions.
+var goldenSame = []golden{
+	{"PUBACK 3.1.1", V311, "40 02 ffff", &Ack{Kind: TypePuback, PacketID: 65535}, false},
+	{"PUBREC 3.1", V31, "50 02 0001", &Ack{Kind: TypePubrec, PacketID: 1}, false},
+	{"PUBCOMP 3.1", V31, "70 02 0001", &Ack{Kind: TypePubcomp, PacketID: 1}, false},
+	{"SUBACK 3.1", V31, "90 05 0001 000102", &Suback{PacketID: 1, Codes: []ReasonCode{0, 1, 2}}, false},
+	{"UNSUBACK 3.1", V31, "b0 02 0001", &Unsuback{PacketID: 1}, false},
+	{"PINGREQ 3.1", V31, "c0 00", &Pingreq{}, false},
+	{"PINGREQ 5", V5, "c0 00", &Pingreq{}, false},
+	{"PINGRESP 3.1", V31, "d0 00", &Pingresp{}, false},
+	{"PINGRESP 3.1.1", V311, "d0 00", &Pingresp{}, false},
+	{"DISCONNECT 3.1", V31, "e0 00", &Disconnect{}, false},
 }
 
 // TestOlderVersionsLeaveOut shows what cannot be said before MQTT 5.
