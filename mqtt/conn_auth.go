@@ -79,7 +79,7 @@ func (c *conn) nextLogin(t packet.Type, header byte, body []byte) error {
 	}
 	a, ok := p.(*packet.Auth)
 	if !ok {
-		c.end(ending{Quiet: true}) // there is no session and no will
+		c.end(networkFailure()) // there is no session and no will
 		return nil
 	}
 	if a.Code != packet.ContinueAuthentication { // [MQTT-4.12.0-3]

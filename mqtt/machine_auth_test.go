@@ -385,6 +385,16 @@ func TestRecheck(t *testing.T) {
 			k.recheck().out("DISCONNECT 87", "closed")
 			k.stub.answer(0, nil)
 		})},
+		{"3.14.2.1", "a shared subscription is not allowed any more", packet.V5, nil, door(doorman{}, func(k *client, d *doorman) {
+			k.connect(nil).in(sub(1, filter("$share/g/a", 1))).out("SUBACK 1 01")
+			d.closed = []string{"a"}
+			k.recheck().out("DISCONNECT 87", "closed")
+		})},
+		{"3.14.2.1", "a stored session's shared subscription is not allowed any more", packet.V5, nil, door(doorman{}, func(k *client, d *doorman) {
+			k.connect(persistent).in(sub(1, filter("$share/g/a", 1))).out("SUBACK 1 01")
+			d.closed = []string{"a"}
+			k.recheck().out("DISCONNECT 87", "closed")
+		})},
 		{"3.14.2.1", "the will is not allowed any more, and is not published", packet.V5, nil, door(doorman{}, func(k *client, d *doorman) {
 			k.connect(func(p *packet.Connect) { p.Will = &packet.Will{Message: packet.Publish{Topic: "w"}} })
 			d.closed = []string{"w"}

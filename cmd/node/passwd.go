@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/term"
 
@@ -123,7 +122,7 @@ func editPasswords(file, user, line string) error {
 		return err
 	}
 	if err := auth.CheckPasswords(file, data); err != nil {
-		return fmt.Errorf("%s is written, but a node would refuse it for what else is in it: %w", strings.TrimSpace(file), err)
+		return fmt.Errorf("%s is written, but a node would refuse it for what else is in it: %w", file, err)
 	}
 	return nil
 }
