@@ -137,16 +137,26 @@ func TestShutdown(t *testing.T) {
 // TestSlowSubscriber: a subscriber that does not read delays nobody and holds a bounded
 // amount of memory; what it misses is counted.
 func TestSlowSubscriber(t *testing.T) {
+	for _, tr := range transports(t) {
+		if tr.name == "tcp" || tr.name == "wss" { // none of our layers, and all
+			t.Run(tr.name, func(t *testing.T) { slowSubscriber(t, tr) })
+		}
+	}
+}
+
+func slowSubscriber(t *testing.T, tr transport) {
 	limits := DefaultLimits()
 	limits.QueueMessages, limits.OutBuffer = 50, 64<<10
-	addr, _, s := startServer(t, Options{Limits: limits})
-	slow, fast := dialRaw(t, addr, packet.V5), dialRaw(t, addr, packet.V5)
+	_, _, s := startServer(t, Options{Limits: limits})
+	addr := serveMore(t, s, tr.o)
+	dial := func() *rawClient { return newRawClient(t, tr.dial(t, addr), packet.V5) }
+	slow, fast := dial(), dial()
 	for i, k := range []*rawClient{slow, fast} {
 		k.connect(func(p *packet.Connect) { p.ClientID = fmt.Sprint("sub", i) })
 		k.send(sub(1, filter("a/#", 1)))
 		k.expect("SUBACK 1 01")
 	}
-	pubs := dialRaw(t, addr, packet.V5)
+	pubs := dial()
 	pubs.connect(nil)
 	payload := string(make([]byte, 32<<10))
 	const n = 2000 // 64 MiB, far beyond what the kernel buffers

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"io"
 	"net"
+	"runtime"
 	"syscall"
 )
 
@@ -18,6 +19,29 @@ type link struct {
 	// without blocking. Owned by the reader.
 	polled bool
 	fd     uintptr
+	// computing: the reader holds one of slots, which it gives back while it waits for
+	// the network. Owned by the reader; false once anybody else writes.
+	computing bool
+	slots     slots
+}
+
+// slots bound how many TLS handshakes compute at once. When a fleet comes back after an
+// outage, thousands of them would otherwise take their turns on the processors before
+// anything else, the heartbeats between nodes among it.
+type slots chan struct{}
+
+func newSlots() slots { return make(slots, max(1, runtime.GOMAXPROCS(0)/2)) }
+
+// begin waits for a slot.
+func (l *link) begin() {
+	l.slots <- struct{}{}
+	l.computing = true
+}
+
+// end gives the slot back.
+func (l *link) end() {
+	<-l.slots
+	l.computing = false
 }
 
 // Read implements io.Reader for the reader's goroutine.
@@ -31,6 +55,10 @@ func (l *link) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if !l.polled {
+		if l.computing {
+			l.end()
+			defer l.begin()
+		}
 		return l.Conn.Read(p)
 	}
 	n, err := readFD(l.fd, p)
@@ -43,6 +71,15 @@ func (l *link) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// Write implements io.Writer.
+func (l *link) Write(p []byte) (int, error) {
+	if l.computing {
+		l.end()
+		defer l.begin()
+	}
+	return l.Conn.Write(p)
 }
 
 // errWouldBlock is what reading returns while there is nothing to read.

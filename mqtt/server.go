@@ -55,7 +55,9 @@ type Server struct {
 	ackers    ackers
 	departing tally // Connects whose Disconnect is not answered
 	sockets   socketSet
-	tasks     sync.WaitGroup // sockets, flushers and the timekeeper
+	// handshakes bounds those that compute at once.
+	handshakes slots
+	tasks      sync.WaitGroup // sockets, flushers and the timekeeper
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // mu
@@ -91,6 +93,7 @@ func NewServer(o Options) *Server {
 	s.sys.init(o.Sys)
 	s.clients.init()
 	s.sockets.init()
+	s.handshakes = newSlots()
 	s.Attach(o.Cluster)
 	return s
 }

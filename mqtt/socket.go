@@ -46,7 +46,7 @@ type socket struct {
 
 // serve runs a new connection, which is counted in the listener's already.
 func (s *Server) serve(nc net.Conn, ln *listener) {
-	k := &socket{srv: s, ln: ln, link: link{Conn: nc, raw: rawConn(nc)}}
+	k := &socket{srv: s, ln: ln, link: link{Conn: nc, raw: rawConn(nc), slots: s.handshakes}}
 	k.c.init(s, k, ln.limits, Client{Listener: ln.o.Name, Remote: nc.RemoteAddr()})
 	k.in.init(&k.link)
 	k.halves.Store(2)

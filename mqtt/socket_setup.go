@@ -92,6 +92,8 @@ func (l *listener) isProxy(addr net.Addr) bool {
 // handshake makes the connection TLS.
 func (k *socket) handshake() error {
 	tc := tls.Server(&k.link, k.ln.o.TLS)
+	k.link.begin()
+	defer k.link.end()
 	if err := tc.Handshake(); err != nil {
 		return err
 	}

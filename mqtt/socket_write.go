@@ -32,7 +32,8 @@ func (k *socket) send(v net.Buffers, n int) (err error) {
 	case len(v) == 1:
 		_, err = k.top().Write(v[0])
 	default:
-		_, err = v.WriteTo(k.link.Conn)
+		all := v // WriteTo takes an address, and v would be allocated for every case
+		_, err = all.WriteTo(k.link.Conn)
 	}
 	return err
 }

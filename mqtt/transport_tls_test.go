@@ -1,9 +1,12 @@
 package mqtt
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +150,61 @@ func splitAt(p []byte, first, size int) func(func([]byte) bool) {
 			}
 			p = p[n:]
 		}
+	}
+}
+
+// TestHandshakesLeaveRoom: only so many handshakes compute at once, and those that wait for
+// their clients are not among them.
+func TestHandshakesLeaveRoom(t *testing.T) {
+	ca := pki.New(t, "ca")
+	_, _, s := startServer(t, Options{})
+	var now, most atomic.Int32
+	server := &tls.Config{Certificates: []tls.Certificate{ca.Issue("s", time.Now().Add(time.Hour))}}
+	server.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		n := now.Add(1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		time.Sleep(time.Millisecond) // as if it computed
+		now.Add(-1)
+		return nil, nil
+	}
+	addr := serveMore(t, s, ListenerOptions{TLS: server})
+	const n = 50
+	for range n { // they say nothing
+		dialRaw(t, addr, packet.V5)
+	}
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			tc, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			tc.Close()
+		})
+	}
+	wg.Wait()
+	if got, limit := int(most.Load()), cap(s.handshakes); got > limit {
+		t.Errorf("%d handshakes computed at once, want at most %d", got, limit)
+	}
+}
+
+// TestShutdownDuringSetUp: whoever is stuck in a step of the transport does not hold up
+// the end.
+func TestShutdownDuringSetUp(t *testing.T) {
+	for _, tr := range transports(t) {
+		_, _, s := startServer(t, Options{})
+		k := dialRaw(t, serveMore(t, s, tr.o), packet.V5)
+		for s.Metrics().Connections.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := s.Shutdown(ctx); err != nil {
+			t.Errorf("%s: %v", tr.name, err)
+		}
+		cancel()
+		k.expect("closed")
 	}
 }
 
