@@ -109,7 +109,7 @@ func start(t *testing.T, m *manifests, root string) []*pod {
 
 func (p *pod) run(t *testing.T, config string) {
 	t.Helper()
-	cmd := exec.Command(binary, "serve", "--config", config)
+	cmd := exec.Command(binary, "serve", "--config", config, "--admin-addr", "127.0.0.1:0")
 	cmd.Stdout, cmd.Stderr = p.out, p.out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
