@@ -212,7 +212,7 @@ func TestOperateLeadership(t *testing.T) {
 		}
 		for _, n := range c.nodes {
 			if n.name == to {
-				for n.replicas[3].leader() == nil {
+				for n.replicas.at(3).leader() == nil {
 					time.Sleep(5 * time.Millisecond) // polling
 				}
 			}

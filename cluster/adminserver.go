@@ -40,10 +40,10 @@ func (n *Node) adminClient(node string) (peerpb.AdminClient, error) {
 // anywhere before the call is in that state (design §3). not: it is not led here.
 func (s adminService) asLeader(partition uint32, fn func(ld *leader, m *fsm.Machine)) (not *peerpb.NotLeader) {
 	asked := time.Now()
-	if !s.n.opened.Load() || partition >= s.n.partitions || s.n.replicas[partition] == nil {
+	if !s.n.opened.Load() || s.n.replicas.at(partition) == nil {
 		return &peerpb.NotLeader{}
 	}
-	r := s.n.replicas[partition]
+	r := s.n.replicas.at(partition)
 	ld := r.leader()
 	if ld == nil || !r.leads(ld.term, asked) {
 		return &peerpb.NotLeader{Leader: s.n.believedLeader(partition)}
@@ -153,7 +153,7 @@ func (s adminService) Transfer(_ context.Context, q *peerpb.TransferRequest) (*p
 	if not != nil || q.Node == s.n.name {
 		return &peerpb.TransferReply{NotLeader: not}, nil
 	}
-	r := s.n.replicas[q.Partition]
+	r := s.n.replicas.at(q.Partition)
 	placed, ok := s.n.control.State().Placement(q.Partition).Replica(q.Node)
 	if !ok {
 		return &peerpb.TransferReply{Failed: ErrNoReplica.Error()}, nil

@@ -144,10 +144,10 @@ func (r *replica) digestLoop(ctx context.Context) {
 
 // onDigest takes another replica's digest.
 func (n *Node) onDigest(d *peerpb.StateDigest) {
-	if d.Partition >= n.partitions || n.replicas[d.Partition] == nil || len(d.Digest) != len(digest{}) {
+	r := n.replicas.at(d.Partition)
+	if r == nil || len(d.Digest) != len(digest{}) {
 		return
 	}
-	r := n.replicas[d.Partition]
 	r.digests.note(d.Index, d.ServerId, digest(d.Digest))
 	r.judge(d.Index)
 }

@@ -70,11 +70,11 @@ func TestDivergedReplicaStops(t *testing.T) {
 			s := other.connect(t, "sub")
 			other.subscribe(t, s, "t", 1)
 			bad := slices.IndexFunc(c.nodes, func(n *testNode) bool {
-				return (n.replicas[0].raft.State() == raft.Leader) == leads
+				return (n.replicas.at(0).raft.State() == raft.Leader) == leads
 			})
 			victim := c.nodes[bad]
 			other = c.nodes[(bad+1)%3]
-			sm := victim.replicas[0].sm
+			sm := victim.replicas.at(0).sm
 			sm.mu.Lock()
 			sm.m = fsm.New(0, 1) // as if a bit had flipped in memory, or a bug struck
 			sm.mu.Unlock()

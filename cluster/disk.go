@@ -39,17 +39,13 @@ const stallTimeout = time.Second
 // the disk, so that one write that waits speaks for all.
 func (n *Node) watchStalls() {
 	longest := n.controlLog.Pending()
-	for _, r := range n.replicas {
-		if r != nil {
-			longest = max(longest, r.group.Pending())
-		}
+	for _, r := range n.replicas.all() {
+		longest = max(longest, r.group.Pending())
 	}
 	stalled := longest > stallTimeout
 	n.controlRaft.SetSilent(stalled)
-	for _, r := range n.replicas {
-		if r != nil {
-			r.transport.SetSilent(stalled)
-		}
+	for _, r := range n.replicas.all() {
+		r.transport.SetSilent(stalled)
 	}
 	if stalled == n.stalled.Swap(stalled) {
 		return

@@ -85,10 +85,11 @@ func (n *Node) ingressOf(gateway uint64) *ingress {
 
 // toLeader hands a frame to the partition's leader if it is here.
 func (n *Node) toLeader(partition uint32, from string, f *peerpb.Frame) bool {
-	if partition >= n.partitions || n.replicas[partition] == nil {
+	r := n.replicas.at(partition)
+	if r == nil {
 		return false
 	}
-	ld := n.replicas[partition].leader()
+	ld := r.leader()
 	if ld == nil {
 		return false
 	}
@@ -281,10 +282,8 @@ func (n *Node) onLink(node string, up bool) {
 	if !up {
 		n.control.Suspect(node)
 		if n.opened.Load() {
-			for _, r := range n.replicas {
-				if r != nil {
-					r.suspect(node)
-				}
+			for _, r := range n.replicas.all() {
+				r.suspect(node)
 			}
 		}
 		return
@@ -298,10 +297,7 @@ func (n *Node) onLink(node string, up bool) {
 		g.interest.linkUp(node)
 		g.kicks.retry(node)
 	}
-	for _, r := range n.replicas {
-		if r == nil {
-			continue
-		}
+	for _, r := range n.replicas.all() {
 		if ld := r.leader(); ld != nil {
 			ld.box.put(event{call: func() { ld.linkUp(node) }})
 		}

@@ -32,7 +32,7 @@ func TestEntryOfNewerReleaseStopsTheNode(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := n.replicas[0].raft.Apply(data, 0)
+			f := n.replicas.at(0).raft.Apply(data, 0)
 			n.mustStop(t, tc.want)
 			if err := f.Error(); err != nil {
 				t.Fatal(err) // it is committed all the same

@@ -93,10 +93,7 @@ func (n *Node) maintain(ctx context.Context) {
 // nudgeLeaders makes the leaders here look again at what waited for this node to
 // be allowed to route.
 func (n *Node) nudgeLeaders() {
-	for _, r := range n.replicas {
-		if r == nil {
-			continue
-		}
+	for _, r := range n.replicas.all() {
 		if ld := r.leader(); ld != nil {
 			ld.box.put(event{call: ld.routeOutbox})
 		}
@@ -105,12 +102,12 @@ func (n *Node) nudgeLeaders() {
 
 // findLeaders asks our own replicas who leads, where we do not know.
 func (n *Node) findLeaders() {
-	for p, r := range n.replicas {
-		if r == nil || n.leaders.node(uint32(p)) != "" {
+	for p := range n.replicas.all() {
+		if n.leaders.node(p) != "" {
 			continue
 		}
-		if node := n.believedLeader(uint32(p)); node != "" {
-			n.leaders.hint(uint32(p), node)
+		if node := n.believedLeader(p); node != "" {
+			n.leaders.hint(p, node)
 			n.pump.rerouted(uint64(p))
 		}
 	}
@@ -118,10 +115,11 @@ func (n *Node) findLeaders() {
 
 // believedLeader is the node that our replica takes for the leader, or "".
 func (n *Node) believedLeader(partition uint32) string {
-	if partition >= n.partitions || n.replicas[partition] == nil {
+	r := n.replicas.at(partition)
+	if r == nil {
 		return ""
 	}
-	_, id := n.replicas[partition].raft.LeaderWithID()
+	_, id := r.raft.LeaderWithID()
 	return serverNode(id)
 }
 
@@ -137,12 +135,10 @@ func serverNode(id raft.ServerID) string {
 
 func (n *Node) sendBeacon() {
 	b := &peerpb.Beacon{Wall: n.o.Wall().UnixMilli(), DiskLow: n.diskLow.Load(), Stalled: n.stalled.Load()}
-	for p, r := range n.replicas {
-		if r != nil {
-			b.Replicas = append(b.Replicas, &peerpb.ReplicaPosition{
-				Partition: uint32(p), ServerId: string(r.id), Last: r.raft.LastIndex(), Applied: r.raft.AppliedIndex(),
-			})
-		}
+	for p, r := range n.replicas.all() {
+		b.Replicas = append(b.Replicas, &peerpb.ReplicaPosition{
+			Partition: p, ServerId: string(r.id), Last: r.raft.LastIndex(), Applied: r.raft.AppliedIndex(), Servers: r.servers(),
+		})
 	}
 	f := &peerpb.Frame{Body: &peerpb.Frame_Beacon{Beacon: b}}
 	for _, node := range n.memberNodes() {

@@ -28,10 +28,7 @@ func (n *Node) stateChanged() {
 		g.interest.setMembers(n.liveGateways())
 		g.kicks.retry("")
 	}
-	for _, r := range n.replicas {
-		if r == nil {
-			continue
-		}
+	for _, r := range n.replicas.all() {
 		if ld := r.leader(); ld != nil {
 			ld.box.put(event{call: ld.membersChanged})
 		}

@@ -45,7 +45,7 @@ type Node struct {
 	// Set before opened is, and never changed after.
 	partitions uint32
 	leaders    *leaders
-	replicas   []*replica // by partition; nil: no replica here
+	replicas   replicaSet
 	opened     atomic.Bool
 
 	in        atomic.Pointer[ingress] // nil: no live incarnation
@@ -237,22 +237,34 @@ func (n *Node) life(ctx context.Context) {
 		case <-changed:
 		}
 	}
-	if err := n.openReplicas(); err != nil {
+	if err := n.openReplicas(ctx); err != nil {
 		n.fatal(err)
 		return
 	}
 	n.goes(n.announceLoop)
 	n.goes(n.maintain)
 	n.goes(n.snapshots)
+	n.goes(n.balance)
+	tick := time.NewTicker(placementInterval)
+	defer tick.Stop()
 	for ctx.Err() == nil {
 		if n.in.Load() == nil && !n.clearing.Load() {
 			n.incarnate(ctx)
 		}
 		n.stateChanged()
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-n.closed:
+		for again := true; again; {
+			if err := n.placeReplicas(ctx); err != nil {
+				n.fatal(err)
+				return
+			}
+			select {
+			case <-tick.C:
+				continue
+			case <-ctx.Done():
+			case <-changed:
+			case <-n.closed:
+			}
+			again = false
 		}
 	}
 }
@@ -383,8 +395,8 @@ func (n *Node) Abort() error {
 // handOver gives leaderships to other replicas before a planned stop.
 func (n *Node) handOver(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, r := range n.replicas {
-		if r == nil || r.raft.State() != raft.Leader {
+	for _, r := range n.replicas.all() {
+		if r.raft.State() != raft.Leader {
 			continue
 		}
 		wg.Go(func() {
@@ -414,10 +426,9 @@ func bounded(ctx context.Context, step func(context.Context)) {
 
 // release closes what is open, in reverse order.
 func (n *Node) release() (err error) {
-	for _, r := range n.replicas {
-		if r != nil {
-			err = errors.Join(err, r.close())
-		}
+	for _, r := range n.replicas.all() {
+		r.stop()
+		err = errors.Join(err, r.close())
 	}
 	if n.control != nil {
 		err = errors.Join(err, n.control.Close())

@@ -49,7 +49,7 @@ type Options struct {
 	Wall      func() time.Time     // default time.Now
 	Incarnate func() uint64        // draws disk incarnations; default crypto/rand
 
-	Expect     int    // nodes that found the cluster; default 1
+	Expect     int    // nodes that found the cluster; 0: the node only joins one
 	Partitions uint32 // of a cluster that this node founds; default 16
 	Version    string
 	Zone       string
@@ -79,6 +79,9 @@ type Options struct {
 	// CheckpointInterval is how often the replicas of a partition compare what their
 	// states come to; default 1 minute.
 	CheckpointInterval time.Duration
+	// ReplaceAfter is how long a node may be away before its replicas are given to
+	// others; default 15 minutes.
+	ReplaceAfter time.Duration
 	// DiskReserve is how many bytes must stay free: below, the node refuses
 	// PUBLISH and hands over its leaderships. Default 256 MiB.
 	DiskReserve uint64
@@ -119,7 +122,6 @@ func (o *Options) setDefaults() error {
 	if o.Settings == nil {
 		o.Settings = DefaultSettings()
 	}
-	orDefault(&o.Expect, 1)
 	orDefault(&o.Partitions, 16)
 	orDefault(&o.HeartbeatTimeout, 800*time.Millisecond)
 	orDefault(&o.ElectionTimeout, o.HeartbeatTimeout)
@@ -130,6 +132,7 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.Budget, 1<<30)
 	orDefault(&o.SnapshotBytes, 64<<20)
 	orDefault(&o.CheckpointInterval, time.Minute)
+	orDefault(&o.ReplaceAfter, 15*time.Minute)
 	orDefault(&o.DiskReserve, 256<<20)
 	return nil
 }

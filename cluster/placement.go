@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,37 +25,23 @@ const (
 	// caughtUp is how many entries a learner may be behind to be promoted, beside
 	// those that are newer than its last beacon.
 	caughtUp = 256
+	// proposeTimeout bounds one proposal to the control group; it is made again.
+	proposeTimeout = 5 * time.Second
 )
 
 // openReplicas starts this node's replicas, as the control group has placed them.
-func (n *Node) openReplicas() error {
+func (n *Node) openReplicas(ctx context.Context) error {
 	s := n.control.State()
 	if err := n.store.SetIdentity(s.ClusterID, n.name); err != nil {
 		return err
 	}
 	n.partitions = s.Partitions
 	n.leaders = newLeaders(s.Partitions)
-	n.replicas = make([]*replica, s.Partitions)
-	for p := range s.Partitions {
-		pl := s.Placement(p)
-		placed, ok := pl.Replica(n.name)
-		if !ok {
-			continue
-		}
-		r, err := n.openPlaced(pl, placed)
-		if err != nil {
-			return err
-		}
-		n.replicas[p] = r
+	n.replicas = make(replicaSet, s.Partitions)
+	if err := n.placeReplicas(ctx); err != nil {
+		return err
 	}
 	n.opened.Store(true)
-	for _, r := range n.replicas {
-		if r != nil {
-			n.goes(r.run)
-			n.goes(r.follow)
-			n.goes(r.digestLoop)
-		}
-	}
 	return nil
 }
 
@@ -94,17 +81,14 @@ func (r *replica) follow(ctx context.Context) {
 	defer tick.Stop()
 	stuck := false
 	calm := 0 // intervals for which the preferred leader could have taken over
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		pl := r.n.control.State().Placement(r.partition)
+	news, stop := r.n.control.Watch()
+	defer stop()
+	for seen := uint64(0); ; {
+		pl := r.nextPlacement(ctx, tick.C, news, seen)
 		if pl == nil {
-			continue
+			return
 		}
-		r.lately[0], r.lately[1] = r.raft.LastIndex(), r.lately[0]
+		seen = pl.Version
 		r.admit()
 		if lost := r.lostVoters(pl); len(lost) > 0 && !stuck {
 			r.n.log.Error("partition "+lostQuorum(lost), "partition", r.partition)
@@ -113,7 +97,7 @@ func (r *replica) follow(ctx context.Context) {
 			stuck = false
 		}
 		if placed, ok := pl.Replica(r.n.name); ok && placed.ServerID != string(r.id) {
-			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 			if err := r.n.control.UpdateReplica(ctx, r.partition, r.n.name, placed.ServerID, string(r.id)); err != nil {
 				r.n.log.Debug("new server id not recorded yet", "partition", r.partition, "error", err)
 			}
@@ -128,7 +112,15 @@ func (r *replica) follow(ctx context.Context) {
 			r.leaveLowDisk(pl)
 			continue
 		}
+		if !pl.Has(r.n.name) {
+			r.leave(pl)
+			continue
+		}
 		changed, err := r.reconfigure(pl)
+		if err == nil && !changed && pl.Leaving != "" {
+			changed = true
+			r.completeMove(ctx, pl)
+		}
 		if err != nil {
 			r.n.log.Debug("replicas not changed yet", "partition", r.partition, "error", err)
 		}
@@ -139,6 +131,25 @@ func (r *replica) follow(ctx context.Context) {
 		if calm++; calm >= calmBeforeTransfer {
 			calm = 0
 			r.preferred(pl)
+		}
+	}
+}
+
+// nextPlacement returns the partition's placement at the next tick, or at once when it
+// has another version than seen; nil: ctx has ended.
+func (r *replica) nextPlacement(ctx context.Context, tick <-chan time.Time, news <-chan struct{}, seen uint64) *control.Placement {
+	for {
+		ticked := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-news:
+		case <-tick:
+			ticked = true
+			r.lately[0], r.lately[1] = r.raft.LastIndex(), r.lately[0]
+		}
+		if pl := r.n.control.State().Placement(r.partition); pl != nil && (ticked || pl.Version != seen) {
+			return pl
 		}
 	}
 }
@@ -172,7 +183,9 @@ func (r *replica) reconfigure(pl *control.Placement) (changed bool, err error) {
 	index := f.Index()
 	placed := make(map[raft.ServerID]bool)
 	for _, p := range pl.Replicas {
-		placed[raft.ServerID(p.ServerID)] = true
+		if p.ServerID != "" { // else its node has not opened it yet
+			placed[raft.ServerID(p.ServerID)] = true
+		}
 	}
 	have := make(map[raft.ServerID]raft.ServerSuffrage)
 	for _, s := range f.Configuration().Servers {
@@ -198,6 +211,46 @@ func (r *replica) reconfigure(pl *control.Placement) (changed bool, err error) {
 	return false, nil
 }
 
+// completeMove takes the replica that leaves out of the placement once all others vote.
+// If it is ours it gives the leadership away first.
+func (r *replica) completeMove(ctx context.Context, pl *control.Placement) {
+	f := r.raft.GetConfiguration()
+	if f.Error() != nil {
+		return
+	}
+	votes := make(map[string]bool)
+	for _, s := range f.Configuration().Servers {
+		votes[string(s.ID)] = s.Suffrage == raft.Voter
+	}
+	next := *pl
+	next.Leaving = ""
+	next.Replicas = slices.DeleteFunc(slices.Clone(pl.Replicas), func(p control.Replica) bool { return p.Node == pl.Leaving })
+	for _, p := range next.Replicas {
+		if !votes[p.ServerID] {
+			return
+		}
+	}
+	if pl.Leaving == r.n.name {
+		r.leave(pl)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	if err := r.n.control.UpdatePlacement(ctx, next); err != nil {
+		r.n.log.Debug("move not completed yet", "partition", r.partition, "error", err)
+	}
+}
+
+// leave gives the leadership to a replica that stays: first to the preferred one.
+func (r *replica) leave(pl *control.Placement) {
+	for _, node := range append([]string{pl.Preferred}, r.n.placedOn(r.partition)...) {
+		if placed, ok := pl.Replica(node); ok && node != pl.Leaving && placed.ServerID != "" && r.fits(node) {
+			r.transfer(placed)
+			return
+		}
+	}
+}
+
 // fits reports whether the node is another one that could lead: it lives, was
 // heard lately, has caught up, and its disk answers and has room.
 func (r *replica) fits(node string) bool {
@@ -211,12 +264,14 @@ func (r *replica) fits(node string) bool {
 // preferred hands the leadership to the node that the placement prefers, so that
 // leaders are spread evenly again after a failure. Clients notice a pause only.
 func (r *replica) preferred(pl *control.Placement) {
-	placed, ok := pl.Replica(pl.Preferred)
-	if !ok {
-		return
+	if placed, ok := pl.Replica(pl.Preferred); ok {
+		r.transfer(placed)
 	}
-	err := r.raft.LeadershipTransferToServer(raft.ServerID(placed.ServerID), raft.ServerAddress(placed.ServerID)).Error()
-	r.n.log.Debug("leadership handed to the preferred node", "partition", r.partition, "to", pl.Preferred, "error", err)
+}
+
+func (r *replica) transfer(to control.Replica) {
+	err := r.raft.LeadershipTransferToServer(raft.ServerID(to.ServerID), raft.ServerAddress(to.ServerID)).Error()
+	r.n.log.Debug("leadership handed over", "partition", r.partition, "to", to.Node, "error", err)
 }
 
 func (r *replica) hasCaughtUp(id raft.ServerID) bool {

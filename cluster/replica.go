@@ -28,6 +28,9 @@ type replica struct {
 	digests   digests
 	lately    [2]uint64 // last log index now and a placementInterval ago; owned by follow
 
+	cancel context.CancelFunc // ends its goroutines
+	wg     sync.WaitGroup
+
 	confMu sync.Mutex // orders changes of Raft's settings
 
 	mu   sync.Mutex

@@ -22,8 +22,8 @@ func (n *Node) snapshots(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, r := range n.replicas {
-			if r != nil && ctx.Err() == nil && r.group.LogBytes() > n.o.SnapshotBytes {
+		for _, r := range n.replicas.all() {
+			if ctx.Err() == nil && r.group.LogBytes() > n.o.SnapshotBytes {
 				n.snapshot(r)
 			}
 		}

@@ -59,7 +59,7 @@ func (n *Node) Status() Status {
 func (n *Node) partitionStatus(p uint32, s *control.State) PartitionStatus {
 	ps := PartitionStatus{ID: p, Leader: n.leaders.node(p), Budget: n.partitionBudget()}
 	voters := make(map[string]bool)
-	if r := n.replicas[p]; r != nil {
+	if r := n.replicas.at(p); r != nil {
 		ps.Local = true
 		ps.Leader = n.believedLeader(p)
 		ps.Term, ps.Commit = r.raft.CurrentTerm(), r.raft.CommitIndex()
@@ -74,8 +74,8 @@ func (n *Node) partitionStatus(p uint32, s *control.State) PartitionStatus {
 	}
 	for _, placed := range s.Placement(p).Replicas {
 		rs := ReplicaStatus{Node: placed.Node, ServerID: placed.ServerID, Voter: voters[placed.ServerID]}
-		if placed.Node == n.name && n.replicas[p] != nil {
-			rs.Known, rs.Applied, rs.Last = true, n.replicas[p].raft.AppliedIndex(), n.replicas[p].raft.LastIndex()
+		if r := n.replicas.at(p); placed.Node == n.name && r != nil {
+			rs.Known, rs.Applied, rs.Last = true, r.raft.AppliedIndex(), r.raft.LastIndex()
 		} else if pos, ok := n.positions.of(p, placed.Node); ok {
 			rs.Known, rs.Applied, rs.Last = true, pos.Applied, pos.Last
 		}
@@ -89,12 +89,10 @@ func (n *Node) EachPartition(fn func(fsm.Stats)) {
 	if !n.opened.Load() {
 		return
 	}
-	for p := range n.partitions {
-		if r := n.replicas[p]; r != nil {
-			var s fsm.Stats
-			r.sm.read(func(m *fsm.Machine) { s = m.Stats() })
-			fn(s)
-		}
+	for _, r := range n.replicas.all() {
+		var s fsm.Stats
+		r.sm.read(func(m *fsm.Machine) { s = m.Stats() })
+		fn(s)
 	}
 }
 
@@ -120,7 +118,7 @@ func (n *Node) Degraded() []string {
 		return nil
 	}
 	for p := range n.partitions {
-		r := n.replicas[p]
+		r := n.replicas.at(p)
 		if r == nil || n.believedLeader(p) != "" {
 			continue
 		}

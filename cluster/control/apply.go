@@ -46,6 +46,8 @@ func (s *State) apply(index, term uint64, op *ctlpb.Op) (*State, result, error) 
 		} else {
 			n.Settings[b.SetSetting.Key] = b.SetSetting.Value
 		}
+	case *ctlpb.Op_AddMember:
+		n.addMember(b.AddMember)
 	case *ctlpb.Op_RemoveMember:
 		r = n.removeMember(b.RemoveMember)
 	default:
@@ -172,9 +174,11 @@ func (s *State) setPlacement(r *ctlpb.SetPlacement) result {
 		return result{code: ctlpb.Code_CONFLICT, detail: "no such partition"}
 	case len(next.Replicas) == 0:
 		return result{code: ctlpb.Code_REFUSED, detail: "a partition needs a replica"}
-	case next.Preferred != "" && !next.has(next.Preferred):
+	case next.Preferred != "" && !next.Has(next.Preferred):
 		return result{code: ctlpb.Code_REFUSED, detail: "the preferred leader has no replica"}
-	case p.Version == r.Base+1 && p.Preferred == next.Preferred && slices.Equal(p.Replicas, next.Replicas):
+	case next.Leaving != "" && (!next.Has(next.Leaving) || len(next.Replicas) == 1):
+		return result{code: ctlpb.Code_REFUSED, detail: "the replica that leaves is not there, or is the last"}
+	case p.Version == r.Base+1 && p.Preferred == next.Preferred && p.Leaving == next.Leaving && slices.Equal(p.Replicas, next.Replicas):
 		return result{} // asked a second time
 	case p.Version != r.Base:
 		return result{code: ctlpb.Code_CONFLICT, detail: "the placement has changed"}
@@ -192,6 +196,16 @@ func (s *State) setPlacement(r *ctlpb.SetPlacement) result {
 func (s *State) place(p *Placement) {
 	s.Placements = slices.Clone(s.Placements)
 	s.Placements[p.Partition] = p
+}
+
+// addMember gives a new node its number, which no other name ever had.
+func (s *State) addMember(r *ctlpb.AddMember) {
+	if s.Member(r.Name) != nil {
+		return
+	}
+	s.lastNumber++
+	s.Members = append(slices.Clone(s.Members), &Member{Name: r.Name, Number: s.lastNumber, Disk: r.Disk, ServerID: r.ServerId})
+	slices.SortFunc(s.Members, func(a, b *Member) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 func (s *State) removeMember(r *ctlpb.RemoveMember) result {

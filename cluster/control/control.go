@@ -231,7 +231,7 @@ func (s *suspects) last(node string) (time.Duration, bool) {
 
 // Status is the control group as the status page shows it.
 type Status struct {
-	// Phase is what this node is doing: "founding", "waiting", "joining", "running".
+	// Phase is what this node is doing: "founding", "joining", "running".
 	Phase string
 	// Detail says what a phase other than running waits for.
 	Detail string

@@ -79,7 +79,7 @@ func addressesOf(a *ctlpb.Addresses) Addresses {
 }
 
 func (p *Placement) pb() *ctlpb.Placement {
-	q := &ctlpb.Placement{Partition: p.Partition, Version: p.Version, Preferred: p.Preferred}
+	q := &ctlpb.Placement{Partition: p.Partition, Version: p.Version, Preferred: p.Preferred, Leaving: p.Leaving}
 	for _, r := range p.Replicas {
 		q.Replicas = append(q.Replicas, &ctlpb.Replica{Node: r.Node, ServerId: r.ServerID})
 	}
@@ -87,7 +87,7 @@ func (p *Placement) pb() *ctlpb.Placement {
 }
 
 func placementOf(p *ctlpb.Placement) *Placement {
-	q := &Placement{Partition: p.GetPartition(), Version: p.GetVersion(), Preferred: p.GetPreferred()}
+	q := &Placement{Partition: p.GetPartition(), Version: p.GetVersion(), Preferred: p.GetPreferred(), Leaving: p.GetLeaving()}
 	for _, r := range p.GetReplicas() {
 		q.Replicas = append(q.Replicas, Replica{Node: r.Node, ServerID: r.ServerId})
 	}

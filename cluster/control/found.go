@@ -47,7 +47,6 @@ type founder struct {
 // Phases of Status.
 const (
 	phaseFounding = "founding"
-	phaseWaiting  = "waiting"
 	phaseJoining  = "joining"
 	phaseRunning  = "running"
 )
@@ -266,6 +265,10 @@ func (f *founder) lookAround() {
 	o := &f.c.opt
 	if !o.Discovery.Complete() {
 		f.say(phaseFounding, "no address to join at answers")
+		return
+	}
+	if o.Expect == 0 {
+		f.say(phaseJoining, "no node of a cluster is seen")
 		return
 	}
 	set := f.candidates()

@@ -93,6 +93,7 @@ func (c *Control) lead(ctx context.Context) {
 	c.changed()
 	defer c.leading.CompareAndSwap(l, nil)
 	for {
+		l.expel()
 		wait := l.closeDue()
 		t := time.NewTimer(wait)
 		select {

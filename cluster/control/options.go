@@ -61,7 +61,7 @@ type Options struct {
 	// ServerID names this node's replica of the control group:
 	// "name#disk-incarnation", or another after it was set aside.
 	ServerID raft.ServerID
-	// Expect is how many nodes found the cluster; default 1.
+	// Expect is how many nodes found the cluster; 0: this node founds none, it joins.
 	Expect int
 	// Partitions is P for a cluster that this node founds; default 16.
 	Partitions uint32
@@ -131,12 +131,11 @@ func (o *Options) setDefaults() error {
 	case o.Fatal == nil:
 		return errors.New("control: Options.Fatal is missing")
 	case o.Expect < 0:
-		return fmt.Errorf("control: Options.Expect is %d; allowed: 1 and more", o.Expect)
+		return fmt.Errorf("control: Options.Expect is %d; allowed: 0 and more", o.Expect)
 	}
 	if _, ok := o.Transport.(raft.WithPreVote); !ok {
 		return errors.New("control: the transport has no pre-vote")
 	}
-	def(&o.Expect, 1)
 	def(&o.Partitions, 16)
 	def(&o.Replicas, 3)
 	def(&o.LeaseTTL, 750*time.Millisecond)

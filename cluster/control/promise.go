@@ -110,9 +110,8 @@ func (f *founder) ask(bound *ctlpb.FoundingPromise) {
 // rejoinPace is how often a new replica asks to be admitted.
 const rejoinPace = 100 * time.Millisecond
 
-// rejoin gets this node's new replica admitted to the cluster that it belongs
-// to: its disk, or its log, is a new one. A node that is no member is not
-// admitted: it waits to be added.
+// rejoin gets this node's replica admitted to a cluster: the one that it belongs to, if
+// its disk or its log is a new one, or the one that it sees, which it then joins.
 func (f *founder) rejoin(cluster string) {
 	c, o := f.c, &f.c.opt
 	if err := c.startRaft(); err != nil {
@@ -133,8 +132,6 @@ func (f *founder) rejoin(cluster string) {
 		switch {
 		case err != nil || rep.Code == ctlpb.Code_NOT_LEADER:
 			continue
-		case rep.Code == ctlpb.Code_NOT_MEMBER:
-			f.say(phaseWaiting, "waiting to be added to cluster %s", cluster)
 		case rep.Code == ctlpb.Code_OK:
 			f.say(phaseJoining, "replica %s catches up with cluster %s", o.ServerID, cluster)
 		default:
@@ -159,8 +156,9 @@ func (c *Control) askRejoin(node string, req *ctlpb.RejoinRequest) (*ctlpb.Rejoi
 // rejoinTimeout bounds one request; it waits for changes of the configuration.
 const rejoinTimeout = 5 * time.Second
 
-// rejoin admits a member's new replica, step by step as it asks again: the old
-// one is removed, the new one learns, and when it has caught up it votes.
+// rejoin admits a node's new replica, step by step as it asks again: the node becomes a
+// member, its old replica is removed, the new one learns, and when it has caught up it
+// votes.
 func (l *leadership) rejoin(ctx context.Context, req *ctlpb.RejoinRequest) *ctlpb.RejoinReply {
 	refuse := func(code ctlpb.Code, detail string) *ctlpb.RejoinReply {
 		return &ctlpb.RejoinReply{Code: code, Detail: detail}
@@ -172,14 +170,21 @@ func (l *leadership) rejoin(ctx context.Context, req *ctlpb.RejoinRequest) *ctlp
 	defer l.rejoins.Unlock()
 	m := c.State().Member(req.Node)
 	switch {
-	case m == nil:
-		return refuse(ctlpb.Code_NOT_MEMBER, req.Node)
 	case req.Node == c.opt.Node || nodeOf(id) != req.Node:
 		return refuse(ctlpb.Code_REFUSED, "the server id is not of that node")
 	}
 	// A late request of a replica that is no more must not remove its successor.
 	if !c.runs(ctx, id) {
 		return refuse(ctlpb.Code_NOT_READY, "the replica does not answer under its server id")
+	}
+	if m == nil {
+		c.log.Info("a node joins the cluster", "node", req.Node)
+		rep := c.commit(&ctlpb.Op{Body: &ctlpb.Op_AddMember{AddMember: &ctlpb.AddMember{
+			Name: req.Node, Disk: req.Disk, ServerId: req.ServerId,
+		}}})
+		if rep.Code != ctlpb.Code_OK {
+			return refuse(rep.Code, rep.Detail)
+		}
 	}
 	if rep := l.evict(req.Node, req.Disk); rep != nil {
 		return refuse(rep.Code, rep.Detail)
@@ -224,6 +229,27 @@ func (l *leadership) admitReplica(node string, id raft.ServerID, applied uint64)
 	l.c.log.Info("replica of the control group replaced", "node", node, "server", id, "removed", strings.Join(ids(old), ","))
 	l.c.nudge(r)
 	return &ctlpb.RejoinReply{}
+}
+
+// expel removes the replicas of nodes that are members no more.
+func (l *leadership) expel() {
+	if !l.rejoins.TryLock() {
+		return // later
+	}
+	defer l.rejoins.Unlock()
+	r, s := l.c.raft.Load(), l.c.State()
+	conf := r.GetConfiguration()
+	for _, srv := range conf.Configuration().Servers {
+		if s.Member(nodeOf(srv.ID)) != nil || srv.ID == l.c.opt.ServerID {
+			continue
+		}
+		if err := r.RemoveServer(srv.ID, conf.Index(), time.Second).Error(); err != nil {
+			l.c.log.Debug("replica of a removed node not removed yet", "server", srv.ID, "error", err)
+		} else {
+			l.c.log.Info("replica of a removed node is out of the control group", "server", srv.ID)
+		}
+		return // one change at a time
+	}
 }
 
 func ids(servers []raft.ServerID) []string {

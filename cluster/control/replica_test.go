@@ -107,8 +107,9 @@ func TestRestartAll(t *testing.T) {
 	})
 }
 
-// A node beyond those that are expected waits to be added, and one with an
-// empty disk that expects nobody joins the living cluster instead of founding.
+// A node beyond those that are expected joins, and so does one with an empty disk that
+// expects nobody: neither founds a second cluster. A member that has stopped can be
+// removed, and its replica goes with it.
 func TestNoSecondCluster(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, 3, "a", "b", "c", "d")
@@ -119,17 +120,29 @@ func TestNoSecondCluster(t *testing.T) {
 		w.wipe("b")
 		w.expect = 1
 		w.start("d", "b")
-		w.until(10*time.Second, "b is back, d waits", func() bool {
-			return w.nodes["b"].ctl.Status().Phase == phaseRunning && w.nodes["d"].ctl.Status().Phase == phaseWaiting
+		w.until(10*time.Second, "b is back, d has joined", func() bool {
+			return w.nodes["b"].ctl.Status().Phase == phaseRunning && w.nodes["d"].ctl.Status().Phase == phaseRunning
 		})
-		if got := w.nodes["b"].ctl.State().ClusterID; got != id {
-			t.Errorf("cluster %s, was %s", got, id)
+		for _, n := range []string{"b", "d"} {
+			if got := w.nodes[n].ctl.State().ClusterID; got != id {
+				t.Errorf("%s: cluster %s, was %s", n, got, id)
+			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		w.incarnate("d")
+		if m := w.nodes["d"].ctl.State().Member("d"); m == nil || m.Number != 4 {
+			t.Errorf("d is %+v", m)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if _, err := w.nodes["d"].ctl.StartIncarnation(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("a node that is no member: %v", err)
+		if err := w.nodes["a"].ctl.RemoveMember(ctx, "d"); !errors.Is(err, ErrConflict) {
+			t.Errorf("removing a live member: %v", err)
 		}
+		w.nodes["d"].kill()
+		w.until(10*time.Second, "d is closed", func() bool { return w.nodes["a"].ctl.State().Member("d").Live() == 0 })
+		if err := w.nodes["a"].ctl.RemoveMember(ctx, "d"); err != nil {
+			t.Error(err)
+		}
+		w.until(10*time.Second, "d has no vote", func() bool { return len(w.nodes["a"].ctl.Status().Voters) == 3 })
 	})
 }
 

@@ -69,6 +69,8 @@ type Placement struct {
 	Replicas  []Replica // sorted by node
 	// Preferred is the node that should lead the partition.
 	Preferred string
+	// Leaving is the node whose replica goes when all others vote; "": none.
+	Leaving string
 }
 
 // Replica is one replica of a partition.
@@ -158,7 +160,8 @@ func (p *Placement) Replica(node string) (Replica, bool) {
 	return p.Replicas[i], true
 }
 
-func (p *Placement) has(node string) bool {
+// Has reports whether the node has a replica.
+func (p *Placement) Has(node string) bool {
 	_, ok := p.Replica(node)
 	return ok
 }

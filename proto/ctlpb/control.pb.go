@@ -115,6 +115,7 @@ type Op struct {
 	//	*Op_SetSetting
 	//	*Op_RemoveMember
 	//	*Op_Nudge
+	//	*Op_AddMember
 	Body          isOp_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -236,6 +237,15 @@ func (x *Op) GetNudge() *Nudge {
 	return nil
 }
 
+func (x *Op) GetAddMember() *AddMember {
+	if x != nil {
+		if x, ok := x.Body.(*Op_AddMember); ok {
+			return x.AddMember
+		}
+	}
+	return nil
+}
+
 type isOp_Body interface {
 	isOp_Body()
 }
@@ -272,6 +282,10 @@ type Op_Nudge struct {
 	Nudge *Nudge `protobuf:"bytes,9,opt,name=nudge,proto3,oneof"`
 }
 
+type Op_AddMember struct {
+	AddMember *AddMember `protobuf:"bytes,10,opt,name=add_member,json=addMember,proto3,oneof"`
+}
+
 func (*Op_Found) isOp_Body() {}
 
 func (*Op_Start) isOp_Body() {}
@@ -287,6 +301,8 @@ func (*Op_SetSetting) isOp_Body() {}
 func (*Op_RemoveMember) isOp_Body() {}
 
 func (*Op_Nudge) isOp_Body() {}
+
+func (*Op_AddMember) isOp_Body() {}
 
 // Found begins the cluster. The first one counts, later ones change nothing.
 type Found struct {
@@ -909,6 +925,67 @@ func (x *RemoveMember) GetNode() string {
 	return ""
 }
 
+// AddMember takes a node into the cluster. One that is a member is left as it is.
+type AddMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Disk          uint64                 `protobuf:"varint,2,opt,name=disk,proto3" json:"disk,omitempty"`
+	ServerId      string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMember) Reset() {
+	*x = AddMember{}
+	mi := &file_ctlpb_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMember) ProtoMessage() {}
+
+func (x *AddMember) ProtoReflect() protoreflect.Message {
+	mi := &file_ctlpb_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMember.ProtoReflect.Descriptor instead.
+func (*AddMember) Descriptor() ([]byte, []int) {
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AddMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddMember) GetDisk() uint64 {
+	if x != nil {
+		return x.Disk
+	}
+	return 0
+}
+
+func (x *AddMember) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
 // Nudge changes nothing. It carries the commit index to the followers at once.
 type Nudge struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -918,7 +995,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_ctlpb_control_proto_msgTypes[10]
+	mi := &file_ctlpb_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1007,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[10]
+	mi := &file_ctlpb_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1020,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{10}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{11}
 }
 
 type Placement struct {
@@ -952,13 +1029,14 @@ type Placement struct {
 	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	Replicas      []*Replica             `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`   // sorted by node
 	Preferred     string                 `protobuf:"bytes,4,opt,name=preferred,proto3" json:"preferred,omitempty"` // the node that should lead
+	Leaving       string                 `protobuf:"bytes,5,opt,name=leaving,proto3" json:"leaving,omitempty"`     // the node whose replica goes when all others vote
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_ctlpb_control_proto_msgTypes[11]
+	mi := &file_ctlpb_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1048,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[11]
+	mi := &file_ctlpb_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1061,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{11}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Placement) GetPartition() uint32 {
@@ -1014,6 +1092,13 @@ func (x *Placement) GetPreferred() string {
 	return ""
 }
 
+func (x *Placement) GetLeaving() string {
+	if x != nil {
+		return x.Leaving
+	}
+	return ""
+}
+
 type Replica struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1024,7 +1109,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_ctlpb_control_proto_msgTypes[12]
+	mi := &file_ctlpb_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1121,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[12]
+	mi := &file_ctlpb_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1134,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{12}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Replica) GetNode() string {
@@ -1087,7 +1172,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_ctlpb_control_proto_msgTypes[13]
+	mi := &file_ctlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1184,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[13]
+	mi := &file_ctlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1197,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{13}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Member) GetName() string {
@@ -1225,7 +1310,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_ctlpb_control_proto_msgTypes[14]
+	mi := &file_ctlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1322,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[14]
+	mi := &file_ctlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1335,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Snapshot) GetFormat() uint32 {
@@ -1333,7 +1418,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_ctlpb_control_proto_msgTypes[15]
+	mi := &file_ctlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1430,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[15]
+	mi := &file_ctlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1443,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Setting) GetKey() string {
@@ -1388,7 +1473,7 @@ type FoundingPromise struct {
 
 func (x *FoundingPromise) Reset() {
 	*x = FoundingPromise{}
-	mi := &file_ctlpb_control_proto_msgTypes[16]
+	mi := &file_ctlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1485,7 @@ func (x *FoundingPromise) String() string {
 func (*FoundingPromise) ProtoMessage() {}
 
 func (x *FoundingPromise) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[16]
+	mi := &file_ctlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1498,7 @@ func (x *FoundingPromise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundingPromise.ProtoReflect.Descriptor instead.
 func (*FoundingPromise) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FoundingPromise) GetAttempt() uint64 {
@@ -1456,7 +1541,7 @@ type PromiseRequest struct {
 
 func (x *PromiseRequest) Reset() {
 	*x = PromiseRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[17]
+	mi := &file_ctlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1553,7 @@ func (x *PromiseRequest) String() string {
 func (*PromiseRequest) ProtoMessage() {}
 
 func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[17]
+	mi := &file_ctlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1566,7 @@ func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
 func (*PromiseRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PromiseRequest) GetFrom() string {
@@ -1524,7 +1609,7 @@ type PromiseReply struct {
 
 func (x *PromiseReply) Reset() {
 	*x = PromiseReply{}
-	mi := &file_ctlpb_control_proto_msgTypes[18]
+	mi := &file_ctlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1621,7 @@ func (x *PromiseReply) String() string {
 func (*PromiseReply) ProtoMessage() {}
 
 func (x *PromiseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[18]
+	mi := &file_ctlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1634,7 @@ func (x *PromiseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseReply.ProtoReflect.Descriptor instead.
 func (*PromiseReply) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PromiseReply) GetCode() Code {
@@ -1588,7 +1673,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[19]
+	mi := &file_ctlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1685,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[19]
+	mi := &file_ctlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1698,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 type PlanReply struct {
@@ -1627,7 +1712,7 @@ type PlanReply struct {
 
 func (x *PlanReply) Reset() {
 	*x = PlanReply{}
-	mi := &file_ctlpb_control_proto_msgTypes[20]
+	mi := &file_ctlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1724,7 @@ func (x *PlanReply) String() string {
 func (*PlanReply) ProtoMessage() {}
 
 func (x *PlanReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[20]
+	mi := &file_ctlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1737,7 @@ func (x *PlanReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanReply.ProtoReflect.Descriptor instead.
 func (*PlanReply) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlanReply) GetServerId() string {
@@ -1683,7 +1768,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[21]
+	mi := &file_ctlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1780,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[21]
+	mi := &file_ctlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1793,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RenewRequest) GetNode() string {
@@ -1757,7 +1842,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_ctlpb_control_proto_msgTypes[22]
+	mi := &file_ctlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1854,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[22]
+	mi := &file_ctlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1867,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RenewReply) GetCode() Code {
@@ -1817,7 +1902,7 @@ type Known struct {
 
 func (x *Known) Reset() {
 	*x = Known{}
-	mi := &file_ctlpb_control_proto_msgTypes[23]
+	mi := &file_ctlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1914,7 @@ func (x *Known) String() string {
 func (*Known) ProtoMessage() {}
 
 func (x *Known) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[23]
+	mi := &file_ctlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1927,7 @@ func (x *Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Known.ProtoReflect.Descriptor instead.
 func (*Known) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Known) GetGateway() uint64 {
@@ -1868,7 +1953,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[24]
+	mi := &file_ctlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +1965,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[24]
+	mi := &file_ctlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +1978,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConfirmRequest) GetTerm() uint64 {
@@ -1913,7 +1998,7 @@ type ConfirmReply struct {
 
 func (x *ConfirmReply) Reset() {
 	*x = ConfirmReply{}
-	mi := &file_ctlpb_control_proto_msgTypes[25]
+	mi := &file_ctlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2010,7 @@ func (x *ConfirmReply) String() string {
 func (*ConfirmReply) ProtoMessage() {}
 
 func (x *ConfirmReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[25]
+	mi := &file_ctlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2023,7 @@ func (x *ConfirmReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmReply.ProtoReflect.Descriptor instead.
 func (*ConfirmReply) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConfirmReply) GetServerId() string {
@@ -1964,7 +2049,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[26]
+	mi := &file_ctlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2061,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[26]
+	mi := &file_ctlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2074,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StartRequest) GetStart() *StartIncarnation {
@@ -2014,7 +2099,7 @@ type EndRequest struct {
 
 func (x *EndRequest) Reset() {
 	*x = EndRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[27]
+	mi := &file_ctlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2111,7 @@ func (x *EndRequest) String() string {
 func (*EndRequest) ProtoMessage() {}
 
 func (x *EndRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[27]
+	mi := &file_ctlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2124,7 @@ func (x *EndRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndRequest.ProtoReflect.Descriptor instead.
 func (*EndRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndRequest) GetGateway() uint64 {
@@ -2079,7 +2164,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[28]
+	mi := &file_ctlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2176,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[28]
+	mi := &file_ctlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2189,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProposeRequest) GetOp() *Op {
@@ -2127,7 +2212,7 @@ type ProposeReply struct {
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_ctlpb_control_proto_msgTypes[29]
+	mi := &file_ctlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2224,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[29]
+	mi := &file_ctlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2237,7 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProposeReply) GetCode() Code {
@@ -2202,7 +2287,7 @@ type RejoinRequest struct {
 
 func (x *RejoinRequest) Reset() {
 	*x = RejoinRequest{}
-	mi := &file_ctlpb_control_proto_msgTypes[30]
+	mi := &file_ctlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2299,7 @@ func (x *RejoinRequest) String() string {
 func (*RejoinRequest) ProtoMessage() {}
 
 func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[30]
+	mi := &file_ctlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2312,7 @@ func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejoinRequest.ProtoReflect.Descriptor instead.
 func (*RejoinRequest) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RejoinRequest) GetNode() string {
@@ -2270,7 +2355,7 @@ type RejoinReply struct {
 
 func (x *RejoinReply) Reset() {
 	*x = RejoinReply{}
-	mi := &file_ctlpb_control_proto_msgTypes[31]
+	mi := &file_ctlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2367,7 @@ func (x *RejoinReply) String() string {
 func (*RejoinReply) ProtoMessage() {}
 
 func (x *RejoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ctlpb_control_proto_msgTypes[31]
+	mi := &file_ctlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2380,7 @@ func (x *RejoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejoinReply.ProtoReflect.Descriptor instead.
 func (*RejoinReply) Descriptor() ([]byte, []int) {
-	return file_ctlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_ctlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RejoinReply) GetCode() Code {
@@ -2330,7 +2415,7 @@ var File_ctlpb_control_proto protoreflect.FileDescriptor
 
 const file_ctlpb_control_proto_rawDesc = "" +
 	"\n" +
-	"\x13ctlpb/control.proto\x12\x13flotilla.control.v1\"\xa6\x04\n" +
+	"\x13ctlpb/control.proto\x12\x13flotilla.control.v1\"\xe7\x04\n" +
 	"\x02Op\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x122\n" +
 	"\x05found\x18\x02 \x01(\v2\x1a.flotilla.control.v1.FoundH\x00R\x05found\x12=\n" +
@@ -2342,7 +2427,10 @@ const file_ctlpb_control_proto_rawDesc = "" +
 	"\vset_setting\x18\a \x01(\v2\x1f.flotilla.control.v1.SetSettingH\x00R\n" +
 	"setSetting\x12H\n" +
 	"\rremove_member\x18\b \x01(\v2!.flotilla.control.v1.RemoveMemberH\x00R\fremoveMember\x122\n" +
-	"\x05nudge\x18\t \x01(\v2\x1a.flotilla.control.v1.NudgeH\x00R\x05nudgeB\x06\n" +
+	"\x05nudge\x18\t \x01(\v2\x1a.flotilla.control.v1.NudgeH\x00R\x05nudge\x12?\n" +
+	"\n" +
+	"add_member\x18\n" +
+	" \x01(\v2\x1e.flotilla.control.v1.AddMemberH\x00R\taddMemberB\x06\n" +
 	"\x04body\"\xba\x02\n" +
 	"\x05Found\x12\x1d\n" +
 	"\n" +
@@ -2396,13 +2484,18 @@ const file_ctlpb_control_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\"\n" +
 	"\fRemoveMember\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\a\n" +
-	"\x05Nudge\"\x9b\x01\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"P\n" +
+	"\tAddMember\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04disk\x18\x02 \x01(\x04R\x04disk\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\"\a\n" +
+	"\x05Nudge\"\xb5\x01\n" +
 	"\tPlacement\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x128\n" +
 	"\breplicas\x18\x03 \x03(\v2\x1c.flotilla.control.v1.ReplicaR\breplicas\x12\x1c\n" +
-	"\tpreferred\x18\x04 \x01(\tR\tpreferred\":\n" +
+	"\tpreferred\x18\x04 \x01(\tR\tpreferred\x12\x18\n" +
+	"\aleaving\x18\x05 \x01(\tR\aleaving\":\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\"\x8e\x03\n" +
@@ -2548,7 +2641,7 @@ func file_ctlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_ctlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ctlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_ctlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_ctlpb_control_proto_goTypes = []any{
 	(Code)(0),                // 0: flotilla.control.v1.Code
 	(*Op)(nil),               // 1: flotilla.control.v1.Op
@@ -2561,28 +2654,29 @@ var file_ctlpb_control_proto_goTypes = []any{
 	(*SetPlacement)(nil),     // 8: flotilla.control.v1.SetPlacement
 	(*SetSetting)(nil),       // 9: flotilla.control.v1.SetSetting
 	(*RemoveMember)(nil),     // 10: flotilla.control.v1.RemoveMember
-	(*Nudge)(nil),            // 11: flotilla.control.v1.Nudge
-	(*Placement)(nil),        // 12: flotilla.control.v1.Placement
-	(*Replica)(nil),          // 13: flotilla.control.v1.Replica
-	(*Member)(nil),           // 14: flotilla.control.v1.Member
-	(*Snapshot)(nil),         // 15: flotilla.control.v1.Snapshot
-	(*Setting)(nil),          // 16: flotilla.control.v1.Setting
-	(*FoundingPromise)(nil),  // 17: flotilla.control.v1.FoundingPromise
-	(*PromiseRequest)(nil),   // 18: flotilla.control.v1.PromiseRequest
-	(*PromiseReply)(nil),     // 19: flotilla.control.v1.PromiseReply
-	(*PlanRequest)(nil),      // 20: flotilla.control.v1.PlanRequest
-	(*PlanReply)(nil),        // 21: flotilla.control.v1.PlanReply
-	(*RenewRequest)(nil),     // 22: flotilla.control.v1.RenewRequest
-	(*RenewReply)(nil),       // 23: flotilla.control.v1.RenewReply
-	(*Known)(nil),            // 24: flotilla.control.v1.Known
-	(*ConfirmRequest)(nil),   // 25: flotilla.control.v1.ConfirmRequest
-	(*ConfirmReply)(nil),     // 26: flotilla.control.v1.ConfirmReply
-	(*StartRequest)(nil),     // 27: flotilla.control.v1.StartRequest
-	(*EndRequest)(nil),       // 28: flotilla.control.v1.EndRequest
-	(*ProposeRequest)(nil),   // 29: flotilla.control.v1.ProposeRequest
-	(*ProposeReply)(nil),     // 30: flotilla.control.v1.ProposeReply
-	(*RejoinRequest)(nil),    // 31: flotilla.control.v1.RejoinRequest
-	(*RejoinReply)(nil),      // 32: flotilla.control.v1.RejoinReply
+	(*AddMember)(nil),        // 11: flotilla.control.v1.AddMember
+	(*Nudge)(nil),            // 12: flotilla.control.v1.Nudge
+	(*Placement)(nil),        // 13: flotilla.control.v1.Placement
+	(*Replica)(nil),          // 14: flotilla.control.v1.Replica
+	(*Member)(nil),           // 15: flotilla.control.v1.Member
+	(*Snapshot)(nil),         // 16: flotilla.control.v1.Snapshot
+	(*Setting)(nil),          // 17: flotilla.control.v1.Setting
+	(*FoundingPromise)(nil),  // 18: flotilla.control.v1.FoundingPromise
+	(*PromiseRequest)(nil),   // 19: flotilla.control.v1.PromiseRequest
+	(*PromiseReply)(nil),     // 20: flotilla.control.v1.PromiseReply
+	(*PlanRequest)(nil),      // 21: flotilla.control.v1.PlanRequest
+	(*PlanReply)(nil),        // 22: flotilla.control.v1.PlanReply
+	(*RenewRequest)(nil),     // 23: flotilla.control.v1.RenewRequest
+	(*RenewReply)(nil),       // 24: flotilla.control.v1.RenewReply
+	(*Known)(nil),            // 25: flotilla.control.v1.Known
+	(*ConfirmRequest)(nil),   // 26: flotilla.control.v1.ConfirmRequest
+	(*ConfirmReply)(nil),     // 27: flotilla.control.v1.ConfirmReply
+	(*StartRequest)(nil),     // 28: flotilla.control.v1.StartRequest
+	(*EndRequest)(nil),       // 29: flotilla.control.v1.EndRequest
+	(*ProposeRequest)(nil),   // 30: flotilla.control.v1.ProposeRequest
+	(*ProposeReply)(nil),     // 31: flotilla.control.v1.ProposeReply
+	(*RejoinRequest)(nil),    // 32: flotilla.control.v1.RejoinRequest
+	(*RejoinReply)(nil),      // 33: flotilla.control.v1.RejoinReply
 }
 var file_ctlpb_control_proto_depIdxs = []int32{
 	2,  // 0: flotilla.control.v1.Op.found:type_name -> flotilla.control.v1.Found
@@ -2592,48 +2686,49 @@ var file_ctlpb_control_proto_depIdxs = []int32{
 	8,  // 4: flotilla.control.v1.Op.set_placement:type_name -> flotilla.control.v1.SetPlacement
 	9,  // 5: flotilla.control.v1.Op.set_setting:type_name -> flotilla.control.v1.SetSetting
 	10, // 6: flotilla.control.v1.Op.remove_member:type_name -> flotilla.control.v1.RemoveMember
-	11, // 7: flotilla.control.v1.Op.nudge:type_name -> flotilla.control.v1.Nudge
-	3,  // 8: flotilla.control.v1.Found.members:type_name -> flotilla.control.v1.FoundingMember
-	12, // 9: flotilla.control.v1.Found.placements:type_name -> flotilla.control.v1.Placement
-	16, // 10: flotilla.control.v1.Found.settings:type_name -> flotilla.control.v1.Setting
-	4,  // 11: flotilla.control.v1.FoundingMember.addresses:type_name -> flotilla.control.v1.Addresses
-	4,  // 12: flotilla.control.v1.StartIncarnation.addresses:type_name -> flotilla.control.v1.Addresses
-	12, // 13: flotilla.control.v1.SetPlacement.placement:type_name -> flotilla.control.v1.Placement
-	13, // 14: flotilla.control.v1.Placement.replicas:type_name -> flotilla.control.v1.Replica
-	4,  // 15: flotilla.control.v1.Member.addresses:type_name -> flotilla.control.v1.Addresses
-	14, // 16: flotilla.control.v1.Snapshot.members:type_name -> flotilla.control.v1.Member
-	12, // 17: flotilla.control.v1.Snapshot.placements:type_name -> flotilla.control.v1.Placement
-	16, // 18: flotilla.control.v1.Snapshot.settings:type_name -> flotilla.control.v1.Setting
-	2,  // 19: flotilla.control.v1.FoundingPromise.found:type_name -> flotilla.control.v1.Found
-	17, // 20: flotilla.control.v1.PromiseRequest.promise:type_name -> flotilla.control.v1.FoundingPromise
-	0,  // 21: flotilla.control.v1.PromiseReply.code:type_name -> flotilla.control.v1.Code
-	0,  // 22: flotilla.control.v1.RenewReply.code:type_name -> flotilla.control.v1.Code
-	24, // 23: flotilla.control.v1.RenewReply.known:type_name -> flotilla.control.v1.Known
-	5,  // 24: flotilla.control.v1.StartRequest.start:type_name -> flotilla.control.v1.StartIncarnation
-	1,  // 25: flotilla.control.v1.ProposeRequest.op:type_name -> flotilla.control.v1.Op
-	0,  // 26: flotilla.control.v1.ProposeReply.code:type_name -> flotilla.control.v1.Code
-	0,  // 27: flotilla.control.v1.RejoinReply.code:type_name -> flotilla.control.v1.Code
-	18, // 28: flotilla.control.v1.Control.Promise:input_type -> flotilla.control.v1.PromiseRequest
-	20, // 29: flotilla.control.v1.Control.Plan:input_type -> flotilla.control.v1.PlanRequest
-	22, // 30: flotilla.control.v1.Control.Renew:input_type -> flotilla.control.v1.RenewRequest
-	25, // 31: flotilla.control.v1.Control.Confirm:input_type -> flotilla.control.v1.ConfirmRequest
-	27, // 32: flotilla.control.v1.Control.Start:input_type -> flotilla.control.v1.StartRequest
-	28, // 33: flotilla.control.v1.Control.End:input_type -> flotilla.control.v1.EndRequest
-	29, // 34: flotilla.control.v1.Control.Propose:input_type -> flotilla.control.v1.ProposeRequest
-	31, // 35: flotilla.control.v1.Control.Rejoin:input_type -> flotilla.control.v1.RejoinRequest
-	19, // 36: flotilla.control.v1.Control.Promise:output_type -> flotilla.control.v1.PromiseReply
-	21, // 37: flotilla.control.v1.Control.Plan:output_type -> flotilla.control.v1.PlanReply
-	23, // 38: flotilla.control.v1.Control.Renew:output_type -> flotilla.control.v1.RenewReply
-	26, // 39: flotilla.control.v1.Control.Confirm:output_type -> flotilla.control.v1.ConfirmReply
-	30, // 40: flotilla.control.v1.Control.Start:output_type -> flotilla.control.v1.ProposeReply
-	30, // 41: flotilla.control.v1.Control.End:output_type -> flotilla.control.v1.ProposeReply
-	30, // 42: flotilla.control.v1.Control.Propose:output_type -> flotilla.control.v1.ProposeReply
-	32, // 43: flotilla.control.v1.Control.Rejoin:output_type -> flotilla.control.v1.RejoinReply
-	36, // [36:44] is the sub-list for method output_type
-	28, // [28:36] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	12, // 7: flotilla.control.v1.Op.nudge:type_name -> flotilla.control.v1.Nudge
+	11, // 8: flotilla.control.v1.Op.add_member:type_name -> flotilla.control.v1.AddMember
+	3,  // 9: flotilla.control.v1.Found.members:type_name -> flotilla.control.v1.FoundingMember
+	13, // 10: flotilla.control.v1.Found.placements:type_name -> flotilla.control.v1.Placement
+	17, // 11: flotilla.control.v1.Found.settings:type_name -> flotilla.control.v1.Setting
+	4,  // 12: flotilla.control.v1.FoundingMember.addresses:type_name -> flotilla.control.v1.Addresses
+	4,  // 13: flotilla.control.v1.StartIncarnation.addresses:type_name -> flotilla.control.v1.Addresses
+	13, // 14: flotilla.control.v1.SetPlacement.placement:type_name -> flotilla.control.v1.Placement
+	14, // 15: flotilla.control.v1.Placement.replicas:type_name -> flotilla.control.v1.Replica
+	4,  // 16: flotilla.control.v1.Member.addresses:type_name -> flotilla.control.v1.Addresses
+	15, // 17: flotilla.control.v1.Snapshot.members:type_name -> flotilla.control.v1.Member
+	13, // 18: flotilla.control.v1.Snapshot.placements:type_name -> flotilla.control.v1.Placement
+	17, // 19: flotilla.control.v1.Snapshot.settings:type_name -> flotilla.control.v1.Setting
+	2,  // 20: flotilla.control.v1.FoundingPromise.found:type_name -> flotilla.control.v1.Found
+	18, // 21: flotilla.control.v1.PromiseRequest.promise:type_name -> flotilla.control.v1.FoundingPromise
+	0,  // 22: flotilla.control.v1.PromiseReply.code:type_name -> flotilla.control.v1.Code
+	0,  // 23: flotilla.control.v1.RenewReply.code:type_name -> flotilla.control.v1.Code
+	25, // 24: flotilla.control.v1.RenewReply.known:type_name -> flotilla.control.v1.Known
+	5,  // 25: flotilla.control.v1.StartRequest.start:type_name -> flotilla.control.v1.StartIncarnation
+	1,  // 26: flotilla.control.v1.ProposeRequest.op:type_name -> flotilla.control.v1.Op
+	0,  // 27: flotilla.control.v1.ProposeReply.code:type_name -> flotilla.control.v1.Code
+	0,  // 28: flotilla.control.v1.RejoinReply.code:type_name -> flotilla.control.v1.Code
+	19, // 29: flotilla.control.v1.Control.Promise:input_type -> flotilla.control.v1.PromiseRequest
+	21, // 30: flotilla.control.v1.Control.Plan:input_type -> flotilla.control.v1.PlanRequest
+	23, // 31: flotilla.control.v1.Control.Renew:input_type -> flotilla.control.v1.RenewRequest
+	26, // 32: flotilla.control.v1.Control.Confirm:input_type -> flotilla.control.v1.ConfirmRequest
+	28, // 33: flotilla.control.v1.Control.Start:input_type -> flotilla.control.v1.StartRequest
+	29, // 34: flotilla.control.v1.Control.End:input_type -> flotilla.control.v1.EndRequest
+	30, // 35: flotilla.control.v1.Control.Propose:input_type -> flotilla.control.v1.ProposeRequest
+	32, // 36: flotilla.control.v1.Control.Rejoin:input_type -> flotilla.control.v1.RejoinRequest
+	20, // 37: flotilla.control.v1.Control.Promise:output_type -> flotilla.control.v1.PromiseReply
+	22, // 38: flotilla.control.v1.Control.Plan:output_type -> flotilla.control.v1.PlanReply
+	24, // 39: flotilla.control.v1.Control.Renew:output_type -> flotilla.control.v1.RenewReply
+	27, // 40: flotilla.control.v1.Control.Confirm:output_type -> flotilla.control.v1.ConfirmReply
+	31, // 41: flotilla.control.v1.Control.Start:output_type -> flotilla.control.v1.ProposeReply
+	31, // 42: flotilla.control.v1.Control.End:output_type -> flotilla.control.v1.ProposeReply
+	31, // 43: flotilla.control.v1.Control.Propose:output_type -> flotilla.control.v1.ProposeReply
+	33, // 44: flotilla.control.v1.Control.Rejoin:output_type -> flotilla.control.v1.RejoinReply
+	37, // [37:45] is the sub-list for method output_type
+	29, // [29:37] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_ctlpb_control_proto_init() }
@@ -2650,6 +2745,7 @@ func file_ctlpb_control_proto_init() {
 		(*Op_SetSetting)(nil),
 		(*Op_RemoveMember)(nil),
 		(*Op_Nudge)(nil),
+		(*Op_AddMember)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2657,7 +2753,7 @@ func file_ctlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ctlpb_control_proto_rawDesc), len(file_ctlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

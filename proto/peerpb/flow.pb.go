@@ -2181,6 +2181,7 @@ type ReplicaPosition struct {
 	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	Last          uint64                 `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"` // last log index
 	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	Servers       []string               `protobuf:"bytes,5,rep,name=servers,proto3" json:"servers,omitempty"` // of a leader: all in the group's configuration
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2241,6 +2242,13 @@ func (x *ReplicaPosition) GetApplied() uint64 {
 		return x.Applied
 	}
 	return 0
+}
+
+func (x *ReplicaPosition) GetServers() []string {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
 }
 
 // StateDigest is what a replica's state comes to at the log index of a Checkpoint.
@@ -2748,12 +2756,13 @@ const file_peerpb_flow_proto_rawDesc = "" +
 	"\x04wall\x18\x01 \x01(\x03R\x04wall\x12=\n" +
 	"\breplicas\x18\x02 \x03(\v2!.flotilla.peer.v1.ReplicaPositionR\breplicas\x12\x19\n" +
 	"\bdisk_low\x18\x03 \x01(\bR\adiskLow\x12\x18\n" +
-	"\astalled\x18\x04 \x01(\bR\astalled\"z\n" +
+	"\astalled\x18\x04 \x01(\bR\astalled\"\x94\x01\n" +
 	"\x0fReplicaPosition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\x04R\x04last\x12\x18\n" +
-	"\aapplied\x18\x04 \x01(\x04R\aapplied\"v\n" +
+	"\aapplied\x18\x04 \x01(\x04R\aapplied\x12\x18\n" +
+	"\aservers\x18\x05 \x03(\tR\aservers\"v\n" +
 	"\vStateDigest\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
