@@ -1,7 +1,9 @@
 package test
 
 import (
+	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -52,8 +54,19 @@ func TestSettingsAreKnown(t *testing.T) {
 	}
 }
 
-// stopTime is how long serve takes at most to end: cmd/node/serve.go.
-const stopTime = 10 + 1
+// stopTime is how long serve takes at most to end, in seconds.
+func stopTime(t *testing.T) int64 {
+	t.Helper()
+	code, err := os.ReadFile("../../cmd/node/serve.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^const stopTime = (\d+) \* time\.Second$`).FindSubmatch(code)
+	if found == nil {
+		t.Fatal("cmd/node/serve.go does not say stopTime in seconds")
+	}
+	return seconds(t, string(found[1])+"s") + 1 // to close what answers over HTTP
+}
 
 // TestGracePeriod: the hook and the stop after it fit, and leave some time to
 // spare.
@@ -62,7 +75,7 @@ func TestGracePeriod(t *testing.T) {
 	for _, m := range variants(t) {
 		s, c := m.set(t)
 		times := given(c.Lifecycle.PreStop.Exec.Command)
-		need := int64(stopTime)
+		need := stopTime(t)
 		for _, name := range []string{"ask-timeout", "drain-timeout"} {
 			if times[name] == "" {
 				times[name] = prestop[name]
@@ -194,7 +207,7 @@ func TestCertificates(t *testing.T) {
 				}
 			}
 		}
-		if m.settings(t)["peer-cert"] != nil && len(m.certificates) != 3 {
+		if m.settings(t)["tls-addr"] != nil && len(m.certificates) != 3 {
 			t.Errorf("%s: %d certificates", m.name, len(m.certificates))
 		}
 	}

@@ -147,7 +147,8 @@ func kustomized(t *testing.T, folder string) *manifests {
 // values are those of the chart, by path.
 type values map[string]any
 
-// charted renders the chart as `helm install flotilla -n flotilla` does.
+// charted renders the chart as `helm install RELEASE -n flotilla` does; the value
+// "release" is the name of the release, flotilla without.
 func charted(t *testing.T, name string, v values) *manifests {
 	t.Helper()
 	data, err := render(v)
@@ -162,8 +163,13 @@ func render(v values) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	release := chartutil.ReleaseOptions{Name: "flotilla", Namespace: "flotilla", IsInstall: true, Revision: 1}
 	nested := map[string]any{}
 	for path, value := range v {
+		if path == "release" {
+			release.Name = value.(string)
+			continue
+		}
 		at := nested
 		parts := strings.Split(path, ".")
 		for _, p := range parts[:len(parts)-1] {
@@ -174,7 +180,6 @@ func render(v values) ([]byte, error) {
 		}
 		at[parts[len(parts)-1]] = value
 	}
-	release := chartutil.ReleaseOptions{Name: "flotilla", Namespace: "flotilla", IsInstall: true, Revision: 1}
 	all, err := chartutil.ToRenderValues(chart, nested, release, chartutil.DefaultCapabilities) // checks the schema
 	if err != nil {
 		return nil, err
@@ -200,6 +205,7 @@ func variants(t *testing.T) []*manifests {
 		charted(t, "defaults", nil),
 		charted(t, "one node, anonymous", values{"replicas": 1, "expect": 1, "auth.anonymous": true}),
 		charted(t, "production", production()),
+		charted(t, "another name", values{"release": "prod", "peerTLS.enabled": true, "certManager.enabled": true}),
 	}
 }
 

@@ -34,8 +34,8 @@ func TestUnit(t *testing.T) {
 	if given(run)["data"] != "/var/lib/"+unit["StateDirectory"][0] {
 		t.Errorf("data is at %s, and systemd makes %s", given(run)["data"], unit["StateDirectory"])
 	}
-	if s := seconds(t, unit["TimeoutStopSec"][0]); s < stopTime+5 {
-		t.Errorf("%d s for a stop that may take %d s", s, stopTime)
+	if s := seconds(t, unit["TimeoutStopSec"][0]); s < stopTime(t)+5 {
+		t.Errorf("%d s for a stop that may take %d s", s, stopTime(t))
 	}
 	for key, want := range map[string]string{
 		"User": "flotilla", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "CapabilityBoundingSet": "", "PrivateDevices": "yes",
