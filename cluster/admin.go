@@ -241,12 +241,8 @@ func (n *Node) TransferLeadership(ctx context.Context, partition uint32, node st
 // ends. The question may be carried out more than once.
 func (n *Node) askLeader(ctx context.Context, partition uint32, question func(context.Context, peerpb.AdminClient) (*peerpb.NotLeader, error)) error {
 	last := errNoLeaderKnown
-	for {
-		node := n.leaders.node(partition)
-		if node == "" {
-			node = n.believedLeader(partition)
-		}
-		if node != "" {
+	for turn := 0; ; turn++ {
+		if node := n.likelyLeader(partition, turn); node != "" {
 			not, err := n.askNode(ctx, node, question)
 			switch {
 			case err != nil:
@@ -255,7 +251,9 @@ func (n *Node) askLeader(ctx context.Context, partition uint32, question func(co
 				return nil
 			default:
 				last = fmt.Errorf("node %s does not lead partition %d", node, partition)
-				n.leaders.moved(partition, node, not.Leader)
+				if not.Leader != "" && not.Leader != node {
+					n.leaders.moved(partition, node, not.Leader)
+				}
 			}
 		}
 		pause := time.NewTimer(adminRetry)
@@ -269,6 +267,20 @@ func (n *Node) askLeader(ctx context.Context, partition uint32, question func(co
 			return flow.ErrUnavailable
 		}
 	}
+}
+
+// likelyLeader is whom to ask: mostly who is believed to lead, but now and then any
+// replica, since nobody else may put a wrong belief right.
+func (n *Node) likelyLeader(partition uint32, turn int) string {
+	node := n.leaders.node(partition)
+	if node == "" {
+		node = n.believedLeader(partition)
+	}
+	replicas := n.control.State().Placement(partition).Replicas
+	if len(replicas) > 0 && (node == "" || turn%4 == 3) {
+		node = replicas[turn/4%len(replicas)].Node
+	}
+	return node
 }
 
 func (n *Node) askNode(ctx context.Context, node string, question func(context.Context, peerpb.AdminClient) (*peerpb.NotLeader, error)) (*peerpb.NotLeader, error) {

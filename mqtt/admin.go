@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -33,11 +34,12 @@ func (s *Server) Inspect(clientID string, epoch uint64) (flow.Inspection, bool) 
 			})
 		}
 	}
+	slices.SortFunc(i.Subscriptions, func(a, b flow.Subscription) int { return cmp.Compare(a.Filter, b.Filter) })
 	return i, open
 }
 
-// inspect fills in what the connection itself knows, and returns the filters of an
-// ephemeral session.
+// inspect fills in what the connection itself knows, and returns those filters of an
+// ephemeral session that are in the tree.
 func (c *conn) inspect(i *flow.Inspection) (filters []string, open bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +52,10 @@ func (c *conn) inspect(i *flow.Inspection) (filters []string, open bool) {
 		c.mu.Lock()
 	}
 	if c.flows != nil {
-		i.Queued, i.QueuedBytes, i.Inflight = c.flows.queue.len(), int64(c.flows.queueBytes), len(c.flows.flights)
+		i.Queued, i.QueuedBytes, i.Inflight = c.flows.queue.len()+c.flows.shared.len(), int64(c.flows.queueBytes), len(c.flows.flights)
 	}
-	return slices.Sorted(maps.Keys(c.filters)), c.phase != phaseClosing
+	for _, in := range c.groups {
+		i.Subscriptions = append(i.Subscriptions, in.sub)
+	}
+	return slices.Collect(maps.Keys(c.filters)), c.phase != phaseClosing
 }

@@ -15,8 +15,9 @@ import (
 // membership is a shared subscription of an ephemeral session. conn.mu owns it.
 type membership struct {
 	filter string
-	stamp  uint64   // what comes with another one is not ours
-	taken  []uint64 // items that the group may forget, and does not know of
+	sub    flow.Subscription // as it was asked for last
+	stamp  uint64            // what comes with another one is not ours
+	taken  []uint64          // items that the group may forget, and does not know of
 }
 
 // shareOf is a message's place in a group.
@@ -73,7 +74,7 @@ func (c *conn) join(sub flow.Subscription) flow.Membership {
 		in = &membership{filter: sub.Filter}
 		c.groups[sub.Filter] = in
 	}
-	in.stamp = c.srv.nextStamp.Add(1)
+	in.stamp, in.sub = c.srv.nextStamp.Add(1), sub
 	return flow.Membership{
 		Filter: sub.Filter, Stamp: in.stamp, Window: c.opts.window, QoS: sub.QoS,
 		RetainAsPublished: sub.RetainAsPublished, ID: sub.ID, Kept: c.itemsOf(in),

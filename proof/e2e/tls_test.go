@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -194,6 +195,13 @@ func TestSecureCluster(t *testing.T) {
 	exchange("restarted")
 	if k := c.counted(`flotilla_reloads_failed_total`); k != 0 {
 		t.Errorf("%v reloads failed", k)
+	}
+
+	for _, n := range c.Nodes { // which ask each other
+		var list []operated
+		if n.orderJSON(&list, "sessions", "list"); !slices.Equal(clientIDs(list), []string{"pub", "sub"}) {
+			t.Errorf("%s lists %q", n.Name, clientIDs(list))
+		}
 	}
 
 	// Strangers: with a certificate of the old authority, without TLS, with the old gossip

@@ -88,7 +88,7 @@ func (i *Identity) ServerConfig() *tls.Config {
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			m := i.now.Load()
 			return &tls.Config{
-				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
+				MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
 				Certificates: []tls.Certificate{m.cert}, ClientCAs: m.pool, ClientAuth: tls.RequireAndVerifyClientCert,
 			}, nil
 		},

@@ -170,12 +170,12 @@ func TestChecks(t *testing.T) {
 	byCN := node("")
 	byCN.DNSNames, byCN.Subject.CommonName = nil, "n2"
 	for _, tc := range []struct {
-		what      string
-		by        *authority
-		cert      *x509.Certificate
-		asServer  string // why n1 refuses it as a server; "": it does not
-		asClient  string
-		namesBoth bool
+		what     string
+		by       *authority
+		cert     *x509.Certificate
+		asServer string // why n1 refuses it as a server; "": it does not
+		asClient string
+		named    bool // as n2
 	}{
 		{"good", ours, node("n2"), "", "", true},
 		{"common name", ours, byCN, "", "", true},
@@ -199,8 +199,11 @@ func TestChecks(t *testing.T) {
 				t.Errorf("as a client: %v", err)
 			}
 			if tc.asClient == "" {
-				if err := info.Names("n2"); (err == nil) != tc.namesBoth {
+				if err := info.Names("n2"); (err == nil) != tc.named {
 					t.Errorf("names n2: %v", err)
+				}
+				if info.Names("") == nil {
+					t.Error("names nobody")
 				}
 			}
 			for _, reason := range []string{tc.asServer, tc.asClient} {

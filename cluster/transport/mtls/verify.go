@@ -85,7 +85,7 @@ func (m *material) verify(chain []*x509.Certificate, use x509.ExtKeyUsage) error
 
 // names checks that a certificate names the node.
 func names(leaf *x509.Certificate, node string) error {
-	if leaf.Subject.CommonName == node || slices.Contains(leaf.DNSNames, node) {
+	if node != "" && (leaf.Subject.CommonName == node || slices.Contains(leaf.DNSNames, node)) {
 		return nil
 	}
 	has := slices.Clone(leaf.DNSNames)
