@@ -73,7 +73,7 @@ type conn struct {
 	flows   *outflow   // nil until something is sent with QoS 1 or 2
 	aliases *aliasOut  // nil: no topic aliases to the client
 	holds   []*hold    // live messages that wait for retained ones
-	early   []delivery // taken before CONNACK
+	early   []delivery // taken before CONNACK, or before a SUBACK
 	// screened is the client as the rules are asked about messages that its session kept;
 	// nil: they are not asked.
 	screened *Client

@@ -198,10 +198,7 @@ func (c *conn) attached(connack *packet.Connack, err error) {
 	if opened {
 		c.phase = phaseOpen
 		c.send(connack)
-		for _, d := range c.early {
-			c.deliver(d)
-		}
-		c.early = nil
+		c.deliverEarly()
 		c.readable.Broadcast()
 	}
 	c.unlock()

@@ -239,8 +239,22 @@ func (c *conn) takeDelivery(d delivery) {
 	case phaseAttaching:
 		c.early = append(c.early, d)
 	case phaseOpen:
+		// Retained messages may come before the SUBACK that they are for, but few clients
+		// expect it; what follows them keeps its place.
+		if len(c.early) > 0 || d.Retained && c.subscribing > 0 {
+			c.early = append(c.early, d)
+			return
+		}
 		c.deliver(d)
 	}
+}
+
+// deliverEarly delivers what has waited.
+func (c *conn) deliverEarly() {
+	for _, d := range c.early {
+		c.deliver(d)
+	}
+	c.early = nil
 }
 
 // delivery is a flow.Delivery with the deadline of its message.

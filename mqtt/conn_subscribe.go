@@ -291,6 +291,9 @@ func (s *subscribing) routed(err error) {
 		for _, x := range present {
 			c.sendAtMostOnce(x, nil)
 		}
+		if c.subscribing == 0 {
+			c.deliverEarly()
+		}
 		if s.hold != nil {
 			c.asked++
 		}

@@ -104,6 +104,24 @@ func TestSubscribe(t *testing.T) {
 	})
 }
 
+// TestRetainedAfterSuback: retained messages from a partition wait for the SUBACK that
+// they are for, and what follows them keeps its place.
+func TestRetainedAfterSuback(t *testing.T) {
+	srv, stub := newMachine(t, nil)
+	k := newClient(t, srv, stub, packet.V5).connect(persistent)
+	stub.held["subscribe"] = true
+	k.in(sub(1, filter("a", 1))).out()
+	srv.Deliver("c", 1, []flow.Delivery{
+		{Seq: 1, PacketID: 1, QoS: 1, Message: live("b", "other", 1, 1)},
+		{Seq: 2, PacketID: 2, QoS: 1, Retained: true, Message: live("a", "kept", 1, 2)},
+		{Seq: 3, PacketID: 3, QoS: 1, Message: live("a", "new", 1, 3)},
+	})
+	k.out("PUBLISH b other q1 #1")
+	stub.answer(0, nil)
+	k.out("SUBACK 1 01", "PUBLISH a kept q1 #2 retain", "PUBLISH a new q1 #3")
+	k.gone()
+}
+
 // TestInterest: the cluster hears of changes of the union over all subscriptions, and
 // a SUBACK never relies on a change that is not done.
 func TestInterest(t *testing.T) {
