@@ -92,7 +92,9 @@ func partitionStatus(p cluster.PartitionStatus) admin.Partition {
 		ID: p.ID, Leader: p.Leader, Term: p.Term, Local: p.Local,
 		Sessions: p.Stats.Sessions, Connected: p.Stats.Connected, Subscriptions: p.Stats.Subscriptions,
 		Queued: p.Stats.Queued, QueuedBytes: p.Stats.QueuedBytes, Inflight: p.Stats.Inflight,
-		Retained: p.Stats.Retained, Outbox: p.Stats.Outbox, Bytes: p.Stats.Bytes, Budget: p.Budget,
+		Retained: p.Stats.Retained, Outbox: p.Stats.Outbox,
+		Groups: p.Stats.Groups, Members: p.Stats.Members, GroupQueued: p.Stats.GroupQueued, GroupAssigned: p.Stats.GroupAssigned,
+		Bytes: p.Stats.Bytes, Budget: p.Budget,
 	}
 	for _, r := range p.Replicas {
 		ar := admin.Replica{Node: r.Node, Voter: r.Voter, Applied: r.Applied, State: "follower"}

@@ -175,6 +175,10 @@ func (e emitter) partition(id string, p *Partition) {
 	e.gauge("inflight_messages", "Messages of the partition in flight to clients.", float64(p.Inflight), "partition", id)
 	e.gauge("retained_messages", "Retained messages of the partition.", float64(p.Retained), "partition", id)
 	e.gauge("outbox_messages", "Messages waiting in the partition's outbox.", float64(p.Outbox), "partition", id)
+	e.gauge("shared_groups", "Shared subscriptions whose group is in the partition.", float64(p.Groups), "partition", id)
+	e.gauge("shared_members", "Members of the groups of the partition.", float64(p.Members), "partition", id)
+	e.gauge("shared_queued_messages", "Messages that wait in groups of the partition for a member with room.", float64(p.GroupQueued), "partition", id)
+	e.gauge("shared_assigned_messages", "Messages that groups of the partition have given to members, which have not acknowledged them.", float64(p.GroupAssigned), "partition", id)
 	e.gauge("partition_bytes", "Memory held by the messages of the partition.", float64(p.Bytes), "partition", id)
 	e.gauge("partition_budget_bytes", "Memory beyond which the partition refuses publishes.", float64(p.Budget), "partition", id)
 }

@@ -64,8 +64,12 @@ type Partition struct {
 	Inflight      int       `json:"inflight_messages"`
 	Retained      int       `json:"retained_messages"`
 	Outbox        int       `json:"outbox_messages"`
-	Bytes         int64     `json:"bytes"`  // memory held by messages
-	Budget        int64     `json:"budget"` // beyond which PUBLISH is refused
+	Groups        int       `json:"shared_groups"`            // shared subscriptions whose group is here
+	Members       int       `json:"shared_members"`           // of those groups
+	GroupQueued   int       `json:"shared_queued_messages"`   // for no member yet
+	GroupAssigned int       `json:"shared_assigned_messages"` // to members that have not acknowledged them
+	Bytes         int64     `json:"bytes"`                    // memory held by messages
+	Budget        int64     `json:"budget"`                   // beyond which PUBLISH is refused
 }
 
 // Replica is one node's copy of a partition.
