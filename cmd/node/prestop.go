@@ -81,7 +81,7 @@ func (h *hook) run(ctx context.Context) error {
 	case stays:
 		h.say("stopping for a restart")
 	case h.drainer == nil:
-		h.say("leaving for good, by a plain stop: this version does not drain, and the replicas on this pod's disk are missing until it is back")
+		h.say("leaving for good, by a plain stop: this version does not drain, and the replicas on this pod's disk are missing until others replace them or it is back")
 	default:
 		err = h.leave(ctx)
 	}
