@@ -34,10 +34,11 @@ func (k *socket) setUp() error {
 		step, err = SetupWebSocket, k.upgrade()
 	}
 	if err != nil {
-		k.c.end(ending{
-			Code: packet.UnspecifiedError, Quiet: true, Setup: &k.srv.metrics.SetupFailed[step],
-			Err: fmt.Errorf("%v: %w", step, err),
-		})
+		e := networkFailure()
+		if !errors.Is(err, io.EOF) { // a health check says nothing and leaves, as on a plain listener
+			e.Setup, e.Err = &k.srv.metrics.SetupFailed[step], fmt.Errorf("%v: %w", step, err)
+		}
+		k.c.end(e)
 		return err
 	}
 	k.up.Store(true)
@@ -56,6 +57,9 @@ func (k *socket) readProxyHeader() error {
 	defer proxyReaders.Put(r)
 	defer r.Reset(nil)
 	r.Reset(k.link.Conn)
+	if _, err := r.Peek(1); err != nil {
+		return err
+	}
 	h, err := proxyproto.Read(r)
 	if err != nil {
 		return err

@@ -244,7 +244,7 @@ func TestMaximumConnectTime(t *testing.T) {
 
 func stuckInSetUp(t *testing.T, s *Server, tr transport, begin string) {
 	limits := DefaultLimits()
-	limits.ConnectTimeout = 2 * time.Second
+	limits.ConnectTimeout = 5 * time.Second // fine must come in time, too
 	tr.o.Limits, tr.o.MaxConnections = &limits, 2
 	addr := serveMore(t, s, tr.o)
 	stuck := dialRaw(t, addr, packet.V5)
@@ -319,6 +319,11 @@ func TestAbruptEnd(t *testing.T) {
 			allGone(s)
 			if n := s.Metrics().Sessions.Load(); n != 0 {
 				t.Errorf("%d sessions", n)
+			}
+			for _, step := range SetupSteps() { // as a health check, it did nothing wrong
+				if n := s.Metrics().SetupFailed[step].Load(); n != 0 {
+					t.Errorf("%v: %d failed", step, n)
+				}
 			}
 		})
 	}
