@@ -158,7 +158,14 @@ func (w *webSocketLayer) Read(p []byte) (int, error) {
 	if n <= 0 {
 		return 0, err
 	}
-	n, w.err = w.dec.Decode(p[:n], w.control)
+	if n, w.err = w.dec.Decode(p[:n], w.control); w.err != nil {
+		w.failed()
+	}
+	return n, nil
+}
+
+// failed notes with which status the WebSocket is to be closed.
+func (w *webSocketLayer) failed() {
 	var closed *websocket.ClosedError
 	var broken *websocket.Error
 	switch {
@@ -168,7 +175,6 @@ func (w *webSocketLayer) Read(p []byte) (int, error) {
 		w.status.Store(uint32(broken.Status))
 		w.err = &packet.Error{Code: packet.ProtocolError, Clause: broken.Clause, Detail: broken.Detail}
 	}
-	return n, nil
 }
 
 // control answers a Ping.
