@@ -107,15 +107,18 @@ var (
 	ErrAlive    = errors.New("the node is alive: drain it and stop it first")
 )
 
-// Drain takes a node out of use: its leaderships and replicas move to others. It
-// returns when that is decided; Holds tells how far it is. on false: it is used again.
-func (n *Node) Drain(ctx context.Context, node string, on bool) error {
-	value := ""
-	if on {
-		value = drained
+// Drain takes a node out of use, until it starts again: its leaderships and replicas move
+// to others, and then its clients are sent away. forget: when it has stopped it is a member
+// no more. Drain returns when that is decided; DrainOf tells how far it is.
+func (n *Node) Drain(ctx context.Context, node string, forget bool) error {
+	if forget {
+		return n.setDrain(ctx, node, removed)
 	}
-	return n.setDrain(ctx, node, value)
+	return n.setDrain(ctx, node, drained)
 }
+
+// Undrain takes a node into use again.
+func (n *Node) Undrain(ctx context.Context, node string) error { return n.setDrain(ctx, node, "") }
 
 // RemoveNode forgets a node that will not return, once others hold what it held. Its
 // name may join again, with an empty disk or the old one.
@@ -144,13 +147,54 @@ func (n *Node) setDrain(ctx context.Context, node, value string) error {
 	return n.control.SetSetting(ctx, drainPrefix+node, value)
 }
 
-// Draining reports whether a node is taken out of use.
-func (n *Node) Draining(node string) bool {
-	return n.control.State().Settings[drainPrefix+node] != ""
+// Drain is how far a node is out of use.
+type Drain struct {
+	Member   bool `json:"member"`
+	Draining bool `json:"draining"`
+	Alive    bool `json:"alive"`
+	Replicas int  `json:"replicas"` // it still holds
 }
 
-// Holds counts the replicas that are placed on a node.
-func (n *Node) Holds(node string) int { return holds(n.control.State(), node) }
+// DrainOf tells how far a node is out of use.
+func (n *Node) DrainOf(node string) Drain {
+	s := n.control.State()
+	m := s.Member(node)
+	return Drain{
+		Member: m != nil, Draining: s.Settings[drainPrefix+node] != "", Alive: m != nil && m.Live() != 0, Replicas: holds(s, node),
+	}
+}
+
+// endDrain takes this node into use again: it starts, so it is wanted.
+func (n *Node) endDrain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	if n.DrainOf(n.name).Draining {
+		if err := n.Undrain(ctx, n.name); err != nil {
+			n.log.Warn("this node stays drained", "error", err)
+		}
+	}
+}
+
+// checkDrained tells the gateway when this node is empty and its clients should go, and
+// where to.
+func (n *Node) checkDrained() {
+	d := n.DrainOf(n.name)
+	empty := n.opened.Load() && d.Draining && d.Replicas == 0
+	if empty == n.empty.Swap(empty) {
+		return
+	}
+	var elsewhere []string
+	s := n.control.State()
+	for _, m := range s.Members {
+		if m.Name != n.name && m.Live() != 0 && m.Addresses.MQTT != "" && s.Settings[drainPrefix+m.Name] == "" {
+			elsewhere = append(elsewhere, m.Addresses.MQTT)
+		}
+	}
+	if empty {
+		n.log.Info("this node is drained: its clients are sent to other nodes")
+	}
+	n.o.OnDrained(empty, strings.Join(elsewhere, " "))
+}
 
 // PlannedMove is one move that balance would make.
 type PlannedMove struct {

@@ -6,6 +6,7 @@ package cluster
 // stateChanged brings everything in line with the control group's state.
 func (n *Node) stateChanged() {
 	n.releaseHeld()
+	n.checkDrained()
 	for _, m := range n.control.State().Members {
 		if m.Name != n.name {
 			n.transport.Connect(m.Name)

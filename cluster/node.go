@@ -56,6 +56,7 @@ type Node struct {
 	clearing atomic.Bool
 	diskLow  atomic.Bool
 	stalled  atomic.Bool // our disk does not answer
+	empty    atomic.Bool // we are drained and hold nothing any more
 
 	positions positions
 	held      heldFrames
@@ -245,6 +246,7 @@ func (n *Node) life(ctx context.Context) {
 	n.goes(n.maintain)
 	n.goes(n.snapshots)
 	n.goes(n.balance)
+	n.endDrain(ctx)
 	tick := time.NewTicker(placementInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -272,6 +274,10 @@ func (n *Node) life(ctx context.Context) {
 // incarnate starts a new incarnation of the gateway.
 func (n *Node) incarnate(ctx context.Context) {
 	id, err := n.control.StartIncarnation(ctx)
+	if errors.Is(err, control.ErrNotMember) {
+		n.log.Warn("the cluster has removed this node, which joins again")
+		return // the next change says that it has
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			n.fatal(fmt.Errorf("cluster: no incarnation for this node: %w", err))
@@ -337,7 +343,7 @@ const leaseGrace = 2 * time.Second
 // Available reports whether clients may connect. Nothing is answered to them
 // without a valid lease all the same.
 func (n *Node) Available() bool {
-	return n.serving.Load() && (n.leaseValid() || time.Since(time.Unix(0, n.leaseLost.Load())) < leaseGrace)
+	return n.serving.Load() && !n.empty.Load() && (n.leaseValid() || time.Since(time.Unix(0, n.leaseLost.Load())) < leaseGrace)
 }
 
 // mayRoute reports whether the node knows where messages go: every destination's

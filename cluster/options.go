@@ -91,6 +91,9 @@ type Options struct {
 	// Fatal is told, once or more, of what makes going on break a promise. The
 	// process must end then.
 	Fatal func(error)
+	// OnDrained is told when this node has been drained, and where its clients should go
+	// (MQTT addresses, separated by spaces), and when it is in use again.
+	OnDrained func(on bool, elsewhere string)
 	// OnSync is told the time of each durable write of a log.
 	OnSync func(time.Duration)
 }
@@ -121,6 +124,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Settings == nil {
 		o.Settings = DefaultSettings()
+	}
+	if o.OnDrained == nil {
+		o.OnDrained = func(bool, string) {}
 	}
 	orDefault(&o.Partitions, 16)
 	orDefault(&o.HeartbeatTimeout, 800*time.Millisecond)

@@ -105,6 +105,9 @@ func (n *Node) Missing() []string {
 			missing = []string{"the node is about to serve"}
 		}
 	}
+	if n.empty.Load() {
+		missing = append(missing, "the node is drained; it is used again after a restart")
+	}
 	if !n.leaseValid() {
 		missing = append(missing, "no valid lease from the control group")
 	}

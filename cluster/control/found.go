@@ -156,6 +156,28 @@ func (f *founder) run() {
 	}
 	f.say(phaseRunning, "cluster %s", c.State().ClusterID)
 	c.announce()
+	f.stay()
+}
+
+// overlookedAfter is how long a node may hear no leader, which is longer than elections
+// take, before it asks whether it is still a member.
+const overlookedAfter = 3 * time.Second
+
+// stay joins again when the cluster has removed this node, which nobody tells it.
+func (f *founder) stay() {
+	c := f.c
+	heard := c.opt.Boottime()
+	for c.pause(overlookedAfter/3, nil) {
+		leader, _ := c.Leader()
+		if leader != "" {
+			heard = c.opt.Boottime()
+		}
+		if id := c.State().ClusterID; c.isVoter() && c.opt.Boottime()-heard < overlookedAfter {
+			f.say(phaseRunning, "cluster %s", id)
+		} else {
+			f.rejoin(id)
+		}
+	}
 }
 
 // stepPace is how often a node without a cluster looks around.
