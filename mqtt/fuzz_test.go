@@ -19,8 +19,8 @@ func FuzzConnection(f *testing.F) {
 	for _, version := range []byte{packet.V31, packet.V311, packet.V5} {
 		var raw []byte
 		for _, p := range []packet.Packet{
-			sub(1, filter("a", 2), filter("#", 1)), pub("a", "x", 2, 1), pub("a", "x", 1, 2), ack(packet.TypePubrel, 1), ack(packet.TypePuback, 1),
-			ack(packet.TypePubrec, 2), ack(packet.TypePubcomp, 2), unsub(3, "#"), &packet.Pingreq{}, &packet.Disconnect{},
+			sub(1, filter("a", 2), filter("#", 1), filter("$share/g/a", 2)), pub("a", "x", 2, 1), pub("a", "x", 1, 2), ack(packet.TypePubrel, 1), ack(packet.TypePuback, 1),
+			ack(packet.TypePubrec, 2), ack(packet.TypePubcomp, 2), unsub(3, "#", "$share/g/a"), &packet.Pingreq{}, &packet.Disconnect{},
 		} {
 			raw = p.AppendTo(raw, version)
 		}
@@ -39,6 +39,7 @@ func FuzzConnection(f *testing.F) {
 	f.Add(packet.V5, byte(0xff), raw)
 	f.Fuzz(func(t *testing.T, version, mode byte, raw []byte) {
 		srv, stub := newMachine(t, func(o *Options) { o.Limits, o.Auth = limits, &doorman{closed: []string{"secret"}} })
+		srv.withoutTimer()
 		version = max(min(version, packet.V5), packet.V31)
 		k := newClient(t, srv, stub, version)
 		k.anyVersion = mode == 0xff
@@ -51,7 +52,7 @@ func FuzzConnection(f *testing.F) {
 			if k.packets()[0].(*packet.Connack).Code != packet.Success {
 				t.Fatal("CONNECT is refused")
 			}
-			names := []string{"publish", "receive", "release", "subscribe", "unsubscribe", "ack", "interest", "retained"}
+			names := []string{"publish", "receive", "release", "subscribe", "unsubscribe", "ack", "interest", "retained", "join", "leave"}
 			for i, name := range names {
 				stub.held[name] = mode>>(1+i%4)&1 != 0
 			}
@@ -62,6 +63,12 @@ func FuzzConnection(f *testing.F) {
 			k.piece(&raw, n)
 			srv.Route(live("a", "x", byte(seq%3), seq), true)
 			srv.Deliver("c", 1, []flow.Delivery{{Seq: seq, PacketID: uint16(1 + seq%3), QoS: byte(1 + seq%2), Message: live("a", "y", 2, seq)}})
+			for filter, g := range stub.groups {
+				if g.assigned < int(limits.MaxInflight) {
+					g.assigned, g.last = g.assigned+1, g.last+1
+					srv.Deliver("c", 1, []flow.Delivery{{QoS: byte(1 + seq%2), Message: live("a", "z", 2, seq), Group: filter, Stamp: g.stamp, Item: g.last}})
+				}
+			}
 			if len(stub.wait) > 0 && seq%3 == 0 {
 				err := []error{nil, nil, flow.ErrQuota, flow.ErrUnavailable, flow.ErrFenced, flow.ErrUnknownPacketID}[int(raw0(raw))%6]
 				stub.answer(int(seq)%len(stub.wait), err)
@@ -99,6 +106,9 @@ func FuzzConnection(f *testing.F) {
 			if len(a) > 10 && a[:10] == "disconnect" {
 				disconnects++
 			}
+		}
+		for filter, g := range stub.groups {
+			t.Errorf("still a member of %s, with %d assigned", filter, g.assigned)
 		}
 		if connects != disconnects {
 			t.Errorf("%d Connects and %d Disconnects", connects, disconnects)

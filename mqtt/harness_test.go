@@ -26,6 +26,13 @@ type stubCluster struct {
 	stored []*flow.Message // retained messages
 	msgs   []*flow.Message // what was published or received
 	will   *flow.Will
+	groups map[string]*stubGroup // that the client is a member of
+}
+
+// stubGroup is what a group knows of the client.
+type stubGroup struct {
+	stamp, last uint64
+	assigned    int
 }
 
 func (s *stubCluster) ask(name, details string, answer func(error)) {
@@ -126,15 +133,23 @@ func (s *stubCluster) JoinGroup(_ string, _ uint64, m flow.Membership, done func
 		slices.Sort(m.Kept)
 		details += fmt.Sprintf(" keeps %v", m.Kept)
 	}
+	if s.groups == nil {
+		s.groups = map[string]*stubGroup{}
+	}
+	s.groups[m.Filter] = &stubGroup{stamp: m.Stamp, assigned: len(m.Kept), last: 1000 * m.Stamp}
 	s.ask("join", details, func(err error) { done(false, err) })
 }
 
 func (s *stubCluster) LeaveGroup(_, filter string, done func(bool, error)) {
+	delete(s.groups, filter)
 	s.ask("leave", filter, func(err error) { done(true, err) })
 }
 
 func (s *stubCluster) Taken(_, filter string, items []uint64) {
 	slices.Sort(items)
+	if g := s.groups[filter]; g != nil {
+		g.assigned -= len(items)
+	}
 	s.ask("taken", fmt.Sprintf("%s %v", filter, items), nil)
 }
 

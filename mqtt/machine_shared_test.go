@@ -10,10 +10,21 @@ import (
 // assign is what a group gives to the client under test.
 func (k *client) assign(stamp, item uint64, qos byte, payload string) *client {
 	k.t.Helper()
+	k.srv.withoutTimer()
 	k.srv.Deliver("c", k.stub.epoch, []flow.Delivery{{
 		QoS: qos, Message: live("job", payload, qos, 0), Group: "$share/g/job", Stamp: stamp, Item: item,
 	}})
 	return k
+}
+
+// withoutTimer keeps gathered acknowledgements from going by the clock: a timer starts
+// only for the first connection.
+func (s *Server) withoutTimer() {
+	s.ackers.mu.Lock()
+	defer s.ackers.mu.Unlock()
+	if len(s.ackers.conns) == 0 {
+		s.ackers.conns = []*conn{nil}
+	}
 }
 
 // narrow connects with a Receive Maximum of 2.
