@@ -10,6 +10,8 @@ BROKERS     ?=
 SEED        ?= 1
 SEEDS       ?= 20
 FAULTS      ?= 6
+# Of `make chaos`.
+LENGTH      ?= 5m
 # The packages that have goroutines. The end-to-end tests are processes: nothing to see for the race
 # detector. Of the simulation, slow under it, a short run follows.
 RACE        ?= $$(go list ./cluster/... ./cmd/... ./mqtt/... ./proof/... | grep -vE '/proof/(e2e|conformance|sim)$$')
@@ -20,7 +22,7 @@ RELEASES    ?= amd64 arm64 armv7
 REVISION     = $(shell git rev-parse HEAD 2>/dev/null)
 CREATED      = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
-.PHONY: help build run test conformance sim race vet lint bench proto image-tar release FORCE
+.PHONY: help build run test conformance sim chaos race vet lint bench proto image-tar release FORCE
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -39,6 +41,11 @@ conformance: ## run the tables of MQTT scenarios on one node and on three; BROKE
 
 sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives
 	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS)
+
+chaos: build ## break three real processes for LENGTH and check what clients saw; as root all faults of the table; writes docs/reliability.md
+	CGO_ENABLED=0 go build -trimpath -tags skewedclock -o bin/flotilla-skewed ./cmd/node
+	go build -o bin/chaos ./proof/chaos
+	@bin/chaos -length $(LENGTH) -seed $(SEED) -skewed bin/flotilla-skewed -report docs/reliability.md
 
 race: ## run the tests of the packages with goroutines under the race detector
 	go test -race -timeout 20m $(TESTFLAGS) $(RACE)

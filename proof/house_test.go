@@ -97,6 +97,11 @@ var rules = []rule{
 		because: "tests on all sides need certificates",
 		instead: "give it what it needs as an argument",
 	},
+	{
+		who: []string{"proof/chaos"}, ours: []string{"proof/check", "proof/client", "proof/history", "proof/workload"},
+		because: "it judges the shipped binary by what clients see",
+		instead: "ask the binary, as a user would",
+	},
 	{who: []string{"proof", "proof/sim", "proof/e2e", "cmd/..."}, ours: []string{"..."}, because: "they join the parts"},
 }
 

@@ -140,6 +140,7 @@ func (n *node) clusterOptions(host string, peer net.Listener) cluster.Options {
 		HeartbeatTimeout: cfg.Timing.Heartbeat, ElectionTimeout: cfg.Timing.Election, LeaderLease: cfg.Timing.Lease,
 		OwnershipTime: cfg.Timing.Ownership,
 		Settings:      sessionSettings(cfg), Budget: messageBudget(cfg), DiskReserve: uint64(cfg.DiskReserve),
+		Wall:    wall,
 		Gateway: n.gateway, Logger: n.log, Fatal: n.fail, OnSync: n.synced,
 	}
 }

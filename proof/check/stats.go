@@ -49,7 +49,7 @@ var ErrVoid = errors.New("void run")
 func (s Stats) Void(t Thresholds) error {
 	faults := 0
 	for kind, n := range s.Faults {
-		if kind != history.FaultResume && kind != history.FaultStart {
+		if kind != history.FaultResume && kind != history.FaultStart && kind != history.FaultOver {
 			faults += n
 		}
 	}

@@ -58,10 +58,24 @@ func (n *conn) byeDone(limit uint64) uint64 {
 	return limit
 }
 
+// faultOn says whether a fault on a node began between two points, or was still active at
+// the first of them.
 func (c *checker) faultOn(node string, from, to uint64) bool {
+	active := false
 	for _, f := range c.faults {
-		if (f.Node == node || f.Node == "") && f.Seq > from && f.Seq < to {
+		switch {
+		case f.Node != node && f.Node != "":
+		case f.Seq >= to:
+			return false
+		case f.Detail == history.FaultOver:
+			if active && f.Seq > from {
+				return true
+			}
+			active = false
+		case f.Seq > from:
 			return true
+		default:
+			active = true
 		}
 	}
 	return false

@@ -27,7 +27,7 @@ func (w *Workload) publisher(a *actor, cfg *client.SessionConfig, i int) {
 		if a.session.Unanswered() >= maxUnanswered {
 			return
 		}
-		topic := fmt.Sprintf("t/%d", a.rng.IntN(w.cfg.Topics))
+		topic := w.topic(a.rng.IntN(w.cfg.Topics))
 		qos := byte(a.rng.IntN(3))
 		p := client.Packet{Topic: topic, QoS: qos, Payload: a.payload(topic, qos)}
 		if qos == 0 {
@@ -41,7 +41,7 @@ func (w *Workload) publisher(a *actor, cfg *client.SessionConfig, i int) {
 // will gives each connection its own.
 func (a *actor) will() *client.Will {
 	a.wills++
-	return &client.Will{Topic: "w/" + a.id, QoS: 1, Payload: fmt.Appendf(nil, "%s.w%d|", a.id, a.wills)}
+	return &client.Will{Topic: a.w.cfg.Prefix + "w/" + a.id, QoS: 1, Payload: fmt.Appendf(nil, "%s.w%d|", a.id, a.wills)}
 }
 
 // subscriber takes either all topics or some of them. Every third starts clean and
@@ -58,11 +58,11 @@ func (w *Workload) subscriber(a *actor, cfg *client.SessionConfig, i int) {
 	cfg.HoldAck = a.holdAck()
 	var filters []history.Filter
 	if i%2 == 0 {
-		filters = append(filters, history.Filter{Filter: "t/#", QoS: 2})
+		filters = append(filters, history.Filter{Filter: w.cfg.Prefix + "t/#", QoS: 2})
 	} else {
 		for n := range w.cfg.Topics {
 			if n%2 == i/2%2 {
-				filters = append(filters, history.Filter{Filter: fmt.Sprintf("t/%d", n), QoS: byte(1 + n/2%2)})
+				filters = append(filters, history.Filter{Filter: w.topic(n), QoS: byte(1 + n/2%2)})
 			}
 		}
 	}
@@ -166,7 +166,7 @@ func (w *Workload) retainer(a *actor, cfg *client.SessionConfig, i int) {
 		a.connected = func(bool) {
 			ctx, cancel := a.operation()
 			defer cancel()
-			if _, err := a.session.Subscribe(ctx, history.Filter{Filter: "r/#", QoS: byte(1 + i/2%2)}); err != nil {
+			if _, err := a.session.Subscribe(ctx, history.Filter{Filter: w.cfg.Prefix + "r/#", QoS: byte(1 + i/2%2)}); err != nil {
 				a.session.Drop()
 			}
 		}
@@ -176,7 +176,7 @@ func (w *Workload) retainer(a *actor, cfg *client.SessionConfig, i int) {
 		if a.rng.IntN(10) != 0 || a.session.Unanswered() > 3 {
 			return
 		}
-		topic := fmt.Sprintf("r/%d", a.rng.IntN(3))
+		topic := fmt.Sprintf("%sr/%d", w.cfg.Prefix, a.rng.IntN(3))
 		qos := byte(1 + a.rng.IntN(2))
 		p := client.Packet{Topic: topic, QoS: qos, Retain: true}
 		if a.rng.IntN(6) != 0 {
@@ -196,7 +196,7 @@ func (w *Workload) watcher(a *actor, _ *client.SessionConfig, _ int) {
 		}
 		ctx, cancel := a.operation()
 		defer cancel()
-		_, err := a.session.Subscribe(ctx, history.Filter{Filter: "w/#", QoS: 2})
+		_, err := a.session.Subscribe(ctx, history.Filter{Filter: w.cfg.Prefix + "w/#", QoS: 2})
 		if subscribed = err == nil; !subscribed {
 			a.session.Drop()
 		}

@@ -25,6 +25,9 @@ type Config struct {
 	// Dial returns the dialer of a process, by which a simulation gives it a host.
 	Dial     func(process string) client.Dialer
 	Recorder *history.Recorder
+	// Prefix begins every client id and topic, so that several workloads can follow each
+	// other on one cluster.
+	Prefix string
 
 	Publishers, Subscribers int
 	// Retainers set and delete retained messages and read them back.
@@ -138,6 +141,18 @@ func (w *Workload) unsettled() string {
 	return ""
 }
 
+// ClientIDs returns the ids of all clients.
+func (w *Workload) ClientIDs() []string {
+	var out []string
+	for _, a := range w.clients {
+		out = append(out, a.id)
+	}
+	return out
+}
+
+// topic is one of the topics with live messages.
+func (w *Workload) topic(i int) string { return fmt.Sprintf("%st/%d", w.cfg.Prefix, i) }
+
 // Close ends all clients and waits for them.
 func (w *Workload) Close() {
 	w.cancel()
@@ -175,6 +190,7 @@ type actor struct {
 }
 
 func (w *Workload) add(id string, i int, role func(a *actor, cfg *client.SessionConfig, i int)) {
+	id = w.cfg.Prefix + id
 	a := &actor{w: w, id: id, rng: rand.New(rand.NewPCG(w.cfg.Seed, uint64(len(w.clients)))), habit: habit(i % 3),
 		home: i % len(w.cfg.Targets), connected: func(bool) {}, act: func() {}}
 	cfg := client.SessionConfig{Dial: w.cfg.Dial(id), Recorder: w.cfg.Recorder, Options: client.Options{ClientID: id, Version: 5,
@@ -272,7 +288,7 @@ func (a *actor) reconnect(leave client.Leave) {
 
 // haunt publishes on a connection that a newer one has replaced: nothing may come of it.
 func (a *actor) haunt(old *client.Conn) {
-	topic := fmt.Sprintf("t/%d", a.rng.IntN(a.w.cfg.Topics))
+	topic := a.w.topic(a.rng.IntN(a.w.cfg.Topics))
 	// It fails where the broker has closed the connection, as it soon must.
 	_ = old.Publish(client.Packet{Topic: topic, QoS: 1, ID: 65535, Payload: a.payload(topic, 1)})
 }
