@@ -159,19 +159,28 @@ func slowSubscriber(t *testing.T, tr transport) {
 	pubs := dial()
 	pubs.connect(nil)
 	payload := string(make([]byte, 32<<10))
-	const n = 2000 // 64 MiB, far beyond what the kernel buffers
+	const n = 2000                   // 64 MiB, far beyond what the kernel buffers
+	ahead := make(chan struct{}, 30) // of the fast subscriber, however slow this machine is
+	ended := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		defer close(ended)
 		for i := range n {
 			p, ok := fast.next().(*packet.Publish)
 			if !ok || p.Topic != fmt.Sprintf("a/%d", i) {
-				t.Errorf("message %d of the fast subscriber is %v", i, p)
+				t.Errorf("message %d of the fast subscriber is not there", i)
 				return
 			}
 			fast.send(ack(packet.TypePuback, p.PacketID))
+			<-ahead
 		}
 	})
 	for i := range n {
+		select {
+		case ahead <- struct{}{}:
+		case <-ended:
+			t.FailNow()
+		}
 		pubs.send(pub(fmt.Sprintf("a/%d", i), payload, 1, 1))
 		pubs.expect("PUBACK 1")
 	}
