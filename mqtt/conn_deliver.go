@@ -27,11 +27,27 @@ func (c *conn) accept(subs []subscriber, f *fanout, full bool, ids []uint32) []u
 	if !f.shared {
 		f = nil
 	}
-	if c.phase == phaseOpen {
+	switch {
+	case c.phase != phaseOpen:
+	case x.qos == 0 && len(c.early) > 0:
+		c.putBehind(x)
+	default:
 		c.put(x, f)
 	}
 	c.unlock()
 	return ids
+}
+
+// putBehind lets a live message of QoS 0 wait behind deliveries that wait for a SUBACK:
+// there may be older, retained ones of its topic among them.
+func (c *conn) putBehind(x message) {
+	if len(c.early) >= c.limits.QueueMessages {
+		c.drop(DropQueueFull)
+		return
+	}
+	c.early = append(c.early, delivery{deadline: x.deadline, Delivery: flow.Delivery{
+		Message: x.m, Retained: x.retain, SubscriptionIDs: append([]uint32(nil), x.ids...), // the caller's slice is reused
+	}})
 }
 
 // merge makes one copy of a message for all subscriptions of the connection that

@@ -117,8 +117,14 @@ func TestRetainedAfterSuback(t *testing.T) {
 		{Seq: 3, PacketID: 3, QoS: 1, Message: live("a", "new", 1, 3)},
 	})
 	k.out("PUBLISH b other q1 #1")
+	stub.held["interest"] = true
+	stub.answer(0, nil) // from here on the subscription is in the local tree
+	srv.Route(live("a", "newer", 0, 4), false)
+	k.out()
 	stub.answer(0, nil)
-	k.out("SUBACK 1 01", "PUBLISH a kept q1 #2 retain", "PUBLISH a new q1 #3")
+	k.out("SUBACK 1 01", "PUBLISH a kept q1 #2 retain", "PUBLISH a new q1 #3", "PUBLISH a newer q0")
+	srv.Route(live("a", "newest", 0, 5), false)
+	k.out("PUBLISH a newest q0")
 	k.gone()
 }
 
