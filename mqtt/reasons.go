@@ -77,16 +77,24 @@ func (c *conn) farewellProps(code packet.ReasonCode, cause error) (p packet.Prop
 	if !c.opts.laconic && errors.As(cause, &pe) {
 		p.ReasonString = &pe.Detail
 	}
-	if ref := c.limits.ServerReference; ref != "" && (code == packet.UseAnotherServer || code == packet.ServerMoved) {
+	if ref := c.elsewhere(); ref != "" && (code == packet.UseAnotherServer || code == packet.ServerMoved) {
 		p.ServerReference = &ref
 	}
 	return p
 }
 
+// elsewhere names other servers; "": none is known.
+func (c *conn) elsewhere() string {
+	if away := c.srv.away.Load(); away != nil && c.limits.ServerReference == "" {
+		return away.elsewhere
+	}
+	return c.limits.ServerReference
+}
+
 // redirected is the code for a connection that ends because this server cannot serve it:
 // one that names another server if there is one.
 func (c *conn) redirected(code packet.ReasonCode) packet.ReasonCode {
-	if c.limits.ServerReference != "" && (code == packet.ServerShuttingDown || code == packet.ServerUnavailable) {
+	if c.elsewhere() != "" && (code == packet.ServerShuttingDown || code == packet.ServerUnavailable) {
 		return packet.UseAnotherServer
 	}
 	return code

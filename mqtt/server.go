@@ -45,6 +45,7 @@ type Server struct {
 	newClientID func() string
 	start       time.Time
 
+	away      atomic.Pointer[away]
 	nextConn  atomic.Uint64
 	nextStamp atomic.Uint64 // of memberships in groups
 	clients   registry

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -28,6 +29,7 @@ type order struct {
 	option  string   // name of what may follow
 	summary string
 	flags   func(*pflag.FlagSet, *call) // its own; may be nil
+	takes   time.Duration               // how long it may take; 0: defaultTimeout
 	run     func(p *program, ctx context.Context, c *call) error
 }
 
@@ -43,7 +45,10 @@ type call struct {
 	prefix, state string // of sessions
 	limit         int    // of lists
 	data          string // of check-disk
+	forget, undo  bool   // of drain
 }
+
+const defaultTimeout = 30 * time.Second
 
 // family runs one of several orders: flotilla NAME ORDER.
 func (p *program) family(ctx context.Context, name, summary string, orders []order, args []string) error {
@@ -92,7 +97,7 @@ func (p *program) order(ctx context.Context, name string, o order, args []string
 	fs.StringVar(&c.files.Cert, "admin-cert", p.lookup("FLOTILLA_ADMIN_CERT", ""), "certificate to show to the node (PEM)")
 	fs.StringVar(&c.files.Key, "admin-key", p.lookup("FLOTILLA_ADMIN_KEY", ""), "its key (PEM)")
 	fs.StringVar(&c.files.CA, "admin-ca", p.lookup("FLOTILLA_ADMIN_CA", ""), "authorities that the node's certificate may be of (PEM)")
-	fs.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long to wait for an answer")
+	fs.DurationVar(&c.timeout, "timeout", cmp.Or(o.takes, defaultTimeout), "how long to wait for an answer")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

@@ -6,9 +6,12 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/disk"
 )
 
@@ -16,6 +19,17 @@ func (p *program) cluster(ctx context.Context, args []string) error {
 	return p.family(ctx, "cluster", "Show and change the cluster.", []order{
 		{name: "members", summary: "list the nodes of the cluster", run: (*program).clusterMembers},
 		{name: "transfer", args: []string{"PARTITION", "NODE"}, summary: "hand the leadership of a partition to a node", run: (*program).clusterTransfer},
+		{
+			name: "drain", args: []string{"NODE"}, takes: 15 * time.Minute, run: (*program).clusterDrain,
+			summary: "move a node's leaderships and replicas to others and send its clients away, until it starts again",
+			flags: func(fs *pflag.FlagSet, c *call) {
+				fs.BoolVar(&c.forget, "forget", false, "when the node has stopped it is no member any more")
+				fs.BoolVar(&c.undo, "undo", false, "take the node into use again")
+			},
+		},
+		{name: "remove", args: []string{"NODE"}, takes: 15 * time.Minute, summary: "forget a node that is gone for good; others get its replicas", run: (*program).clusterRemove},
+		{name: "balance", summary: "show the moves that the cluster makes by itself, one after the other, to be even", run: (*program).clusterBalance,
+			flags: func(fs *pflag.FlagSet, c *call) { fs.Bool("dry-run", true, "only show: the cluster balances itself") }},
 	}, args)
 }
 
@@ -45,6 +59,79 @@ func (p *program) clusterTransfer(ctx context.Context, c *call) error {
 		return err
 	}
 	return p.done(c, "%s leads partition %d", c.args[1], partition)
+}
+
+func (p *program) clusterDrain(ctx context.Context, c *call) error {
+	node := c.args[0]
+	if c.undo {
+		if err := c.admin.Undrain(ctx, node); err != nil {
+			return err
+		}
+		return p.done(c, "%s is in use again", node)
+	}
+	if err := drainNode(ctx, c.admin, node, c.forget); err != nil {
+		return err
+	}
+	return p.done(c, "%s is drained: it may be stopped", node)
+}
+
+// drainNode returns when the cluster needs nothing of the node any more.
+func drainNode(ctx context.Context, a *admin.Client, node string, forget bool) error {
+	if err := a.Drain(ctx, node, forget); err != nil {
+		return err
+	}
+	return until(ctx, func() (bool, error) {
+		d, err := a.DrainOf(ctx, node)
+		return d.Draining && d.Replicas == 0 || !d.Member, err
+	})
+}
+
+func (p *program) clusterRemove(ctx context.Context, c *call) error {
+	node := c.args[0]
+	if err := c.admin.Remove(ctx, node); err != nil {
+		return err
+	}
+	err := until(ctx, func() (bool, error) {
+		d, err := c.admin.DrainOf(ctx, node)
+		return !d.Member, err
+	})
+	if err != nil {
+		return err
+	}
+	return p.done(c, "%s is no member any more", node)
+}
+
+// until asks once a second.
+func until(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("it goes on, but is not done yet: %w", ctx.Err())
+		}
+	}
+}
+
+func (p *program) clusterBalance(ctx context.Context, c *call) error {
+	moves, err := c.admin.Moves(ctx)
+	if err != nil {
+		return err
+	}
+	return p.show(c, moves, func(w io.Writer) {
+		if len(moves) == 0 {
+			fmt.Fprintln(w, "nothing to move")
+			return
+		}
+		fmt.Fprintln(w, "PARTITION\tREPLICAS\tLEAVES\tPREFERRED\tWHY")
+		for _, m := range moves {
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", m.Partition, strings.Join(m.Replicas, ", "), m.Leaving, m.Preferred, m.Why)
+		}
+	})
 }
 
 func (p *program) logLevel(ctx context.Context, args []string) error {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/admin"
+	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/config"
 	"github.com/flotilla-mqtt/flotilla/cmd/node/internal/kube"
 )
 
@@ -32,6 +34,7 @@ func (p *program) prestop(ctx context.Context, args []string) error {
 	fs.DurationVar(&h.settle, "settle", 5*time.Second, "time in which the Services' proxies learn that no new clients are to come here")
 	fs.DurationVar(&h.ask, "ask-timeout", 10*time.Second, "how long to ask the Kubernetes API")
 	fs.DurationVar(&h.drain, "drain-timeout", 9*time.Minute, "how long draining may take; the pod's grace period must be longer by the time of a plain stop")
+	addr := fs.String("admin-addr", p.lookup("FLOTILLA_ADMIN_ADDR", config.Default().Security.AdminAddr), "admin address of this pod's node: HOST:PORT or unix:PATH")
 	account := fs.String("service-account-dir", kube.ServiceAccountDir, "folder of the pod's token and of the API's certificate")
 	logFile := fs.String("log-file", "", "also write what is done there, such as /proc/1/fd/2: kubelet shows nothing of a hook that succeeds")
 	if err := fs.Parse(args); err != nil {
@@ -49,6 +52,7 @@ func (p *program) prestop(ctx context.Context, args []string) error {
 			h.out = io.MultiWriter(p.stderr, f)
 		}
 	}
+	h.drainer = forgetful{admin.NewClient(*addr, nil)}
 	client, err := kube.InCluster(func(name string) string { return p.lookup(name, "") }, *account)
 	if err != nil {
 		h.noSets = err
@@ -59,13 +63,21 @@ func (p *program) prestop(ctx context.Context, args []string) error {
 	return h.run(ctx)
 }
 
+// forgetful drains a node that is then no member any more: a voter of the control group
+// that is away for good would count as a failure for ever.
+type forgetful struct{ api *admin.Client }
+
+func (f forgetful) Drain(ctx context.Context, node string) error {
+	return drainNode(ctx, f.api, node, true)
+}
+
 // hook is one run of prestop.
 type hook struct {
 	pod                       string
 	settle, ask, drain, retry time.Duration
 	sets                      setReader
-	noSets                    error   // why there is nobody to ask
-	drainer                   drainer // nil: there is none
+	noSets                    error // why there is nobody to ask
+	drainer                   drainer
 	out                       io.Writer
 }
 
@@ -80,8 +92,6 @@ func (h *hook) run(ctx context.Context) error {
 		h.say("stopping as for a restart, since it is not known whether this pod is to come back: %v", err)
 	case stays:
 		h.say("stopping for a restart")
-	case h.drainer == nil:
-		h.say("leaving for good, by a plain stop: this version does not drain, and the replicas on this pod's disk are missing until others replace them or it is back")
 	default:
 		err = h.leave(ctx)
 	}

@@ -74,7 +74,6 @@ func TestPrestop(t *testing.T) {
 		{name: "drain overruns", pod: "flotilla-3", answers: []any{three}, drainer: &drain{takes: time.Hour}, drained: true,
 			takes: 9 * time.Minute, err: context.DeadlineExceeded},
 		{name: "drain fails", pod: "flotilla-3", answers: []any{three}, drainer: &drain{err: broken}, drained: true, takes: 5 * time.Second, err: broken},
-		{name: "nothing drains", pod: "flotilla-3", answers: []any{three}, takes: 5 * time.Second},
 		{name: "API late", pod: "flotilla-3", answers: []any{down, &kube.StatusError{Code: 503}, &kube.StatusError{Code: 429}, three}, drainer: &drain{},
 			drained: true, takes: 5 * time.Second},
 		{name: "API away", pod: "flotilla-3", answers: []any{down}, drainer: &drain{}, takes: 10 * time.Second, err: down},
@@ -86,10 +85,7 @@ func TestPrestop(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				api := &answers{list: tt.answers}
-				h := hook{pod: tt.pod, settle: 5 * time.Second, ask: 10 * time.Second, drain: 9 * time.Minute, retry: time.Second, sets: api, out: &out}
-				if tt.drainer != nil {
-					h.drainer = tt.drainer
-				}
+				h := hook{pod: tt.pod, settle: 5 * time.Second, ask: 10 * time.Second, drain: 9 * time.Minute, retry: time.Second, sets: api, drainer: tt.drainer, out: &out}
 				began := time.Now()
 				err := h.run(t.Context())
 				if took := time.Since(began); took != tt.takes {
@@ -99,7 +95,7 @@ func TestPrestop(t *testing.T) {
 				if tt.err == nil && err != nil || tt.err != nil && !errors.Is(err, tt.err) && !(errors.As(tt.err, &status) && errors.As(err, &status)) {
 					t.Errorf("got %v, want %v", err, tt.err)
 				}
-				if drained := tt.drainer != nil && len(tt.drainer.called) > 0; drained != tt.drained || drained && tt.drainer.called[0] != tt.pod {
+				if drained := len(tt.drainer.called) > 0; drained != tt.drained || drained && tt.drainer.called[0] != tt.pod {
 					t.Errorf("drained: %v %+v", drained, tt.drainer)
 				}
 				if out.Len() == 0 || api.name != "flotilla" {

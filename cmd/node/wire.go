@@ -136,6 +136,7 @@ func (n *node) clusterOptions(host string, peer net.Listener) cluster.Options {
 			n.gossips(g)
 			return g, nil
 		},
+		Zone: cfg.Zone, ReplaceAfter: cfg.Timing.ReplaceAfter, OnDrained: n.drained,
 		Expect: cfg.Expect, Partitions: uint32(cfg.Partitions), Version: n.build, Addresses: addrs,
 		HeartbeatTimeout: cfg.Timing.Heartbeat, ElectionTimeout: cfg.Timing.Election, LeaderLease: cfg.Timing.Lease,
 		OwnershipTime: cfg.Timing.Ownership,

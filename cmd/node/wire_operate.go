@@ -32,6 +32,7 @@ var statuses = []struct {
 	{cluster.ErrNotConnected, http.StatusConflict}, {cluster.ErrNoReplica, http.StatusConflict}, {cluster.ErrTransfer, http.StatusConflict},
 	{cluster.ErrInvalidFilter, http.StatusBadRequest},
 	{cluster.ErrNotJoined, http.StatusServiceUnavailable}, {flow.ErrUnavailable, http.StatusServiceUnavailable},
+	{cluster.ErrNoMember, http.StatusNotFound}, {cluster.ErrAlive, http.StatusConflict}, {cluster.ErrLastNode, http.StatusConflict},
 	{cluster.ErrNoAnswer, http.StatusServiceUnavailable},
 }
 
@@ -125,6 +126,42 @@ func (n *node) ClearRetained(ctx context.Context, filter string) (int, error) {
 // Transfer implements admin.Operator.
 func (n *node) Transfer(ctx context.Context, partition uint32, node string) error {
 	return answered(n.cluster.TransferLeadership(ctx, partition, node))
+}
+
+// Drain implements admin.Operator.
+func (n *node) Drain(ctx context.Context, node string, forget bool) error {
+	return answered(n.cluster.Drain(ctx, node, forget))
+}
+
+// Undrain implements admin.Operator.
+func (n *node) Undrain(ctx context.Context, node string) error {
+	return answered(n.cluster.Undrain(ctx, node))
+}
+
+// DrainOf implements admin.Operator.
+func (n *node) DrainOf(node string) admin.Drain { return admin.Drain(n.cluster.DrainOf(node)) }
+
+// Remove implements admin.Operator.
+func (n *node) Remove(ctx context.Context, node string) error {
+	return answered(n.cluster.RemoveNode(ctx, node))
+}
+
+// Moves implements admin.Operator.
+func (n *node) Moves() []admin.Move {
+	moves := []admin.Move{}
+	for _, m := range n.cluster.PlannedMoves() {
+		moves = append(moves, admin.Move(m))
+	}
+	return moves
+}
+
+// drained sends this node's clients to others, or lets them come again.
+func (n *node) drained(on bool, elsewhere string) {
+	if on {
+		n.gateway.SendAway(n.cfg.Timing.Drain, elsewhere)
+	} else {
+		n.gateway.Welcome()
+	}
 }
 
 // CheckDisk implements admin.Operator.

@@ -33,15 +33,20 @@ func ServeAPI(l net.Listener, o APIOptions) *Server {
 	a.s = &Server{}
 	mux.HandleFunc("GET /api/v1/status", a.s.status)
 	for pattern, h := range map[string]handler{
-		"GET /api/v1/cluster/members":   a.members,
-		"POST /api/v1/cluster/transfer": a.transfer,
-		"GET /api/v1/sessions":          a.sessions,
-		"GET /api/v1/session":           a.session,
-		"DELETE /api/v1/session":        a.deleteSession,
-		"POST /api/v1/session/kick":     a.kick,
-		"GET /api/v1/retained":          a.retained,
-		"DELETE /api/v1/retained":       a.clearRetained,
-		"POST /api/v1/disk/check":       a.checkDisk,
+		"GET /api/v1/cluster/members":    a.members,
+		"DELETE /api/v1/cluster/members": a.remove,
+		"GET /api/v1/cluster/moves":      a.moves,
+		"GET /api/v1/cluster/drain":      a.drainOf,
+		"POST /api/v1/cluster/drain":     a.drain,
+		"DELETE /api/v1/cluster/drain":   a.undrain,
+		"POST /api/v1/cluster/transfer":  a.transfer,
+		"GET /api/v1/sessions":           a.sessions,
+		"GET /api/v1/session":            a.session,
+		"DELETE /api/v1/session":         a.deleteSession,
+		"POST /api/v1/session/kick":      a.kick,
+		"GET /api/v1/retained":           a.retained,
+		"DELETE /api/v1/retained":        a.clearRetained,
+		"POST /api/v1/disk/check":        a.checkDisk,
 	} {
 		mux.HandleFunc(pattern, a.answer(h))
 	}
@@ -168,6 +173,51 @@ func (a *api) transfer(ctx context.Context, n Operator, r *http.Request) (any, e
 		return nil, err
 	}
 	return nil, n.Transfer(ctx, t.Partition, t.Node)
+}
+
+// named is the node of the request.
+func named(r *http.Request) (string, error) {
+	node := r.URL.Query().Get("node")
+	if node == "" {
+		return "", bad("which node: want node=")
+	}
+	return node, nil
+}
+
+func (a *api) drain(ctx context.Context, n Operator, r *http.Request) (any, error) {
+	var d DrainRequest
+	if err := body(r, &d); err != nil {
+		return nil, err
+	}
+	return nil, n.Drain(ctx, d.Node, d.Forget)
+}
+
+func (a *api) undrain(ctx context.Context, n Operator, r *http.Request) (any, error) {
+	node, err := named(r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, n.Undrain(ctx, node)
+}
+
+func (a *api) drainOf(_ context.Context, n Operator, r *http.Request) (any, error) {
+	node, err := named(r)
+	if err != nil {
+		return nil, err
+	}
+	return n.DrainOf(node), nil
+}
+
+func (a *api) remove(ctx context.Context, n Operator, r *http.Request) (any, error) {
+	node, err := named(r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, n.Remove(ctx, node)
+}
+
+func (a *api) moves(_ context.Context, n Operator, _ *http.Request) (any, error) {
+	return n.Moves(), nil
 }
 
 func (a *api) sessions(ctx context.Context, n Operator, r *http.Request) (any, error) {

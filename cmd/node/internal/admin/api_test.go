@@ -65,6 +65,15 @@ func (f *fakeOperator) ClearRetained(_ context.Context, filter string) (int, err
 func (f *fakeOperator) Transfer(_ context.Context, p uint32, node string) error {
 	return f.note("transfer %d %s", p, node)
 }
+func (f *fakeOperator) Drain(_ context.Context, node string, forget bool) error {
+	return f.note("drain %s %v", node, forget)
+}
+func (f *fakeOperator) Undrain(_ context.Context, node string) error {
+	return f.note("undrain %s", node)
+}
+func (f *fakeOperator) Remove(_ context.Context, node string) error { return f.note("remove %s", node) }
+func (f *fakeOperator) DrainOf(node string) Drain                   { return Drain{Member: node == "n2", Replicas: 3} }
+func (f *fakeOperator) Moves() []Move                               { return []Move{{Partition: 9, Why: "even"}} }
 func (f *fakeOperator) CheckDisk(context.Context) (DiskCheck, error) {
 	return DiskCheck{Node: "n1", Now: disk.Judge([]time.Duration{1})}, f.note("disk")
 }
@@ -135,6 +144,19 @@ func TestOrders(t *testing.T) {
 			t.Error(n)
 		}
 		ok(c.Transfer(ctx, 3, "n2"))
+		ok(c.Drain(ctx, "n2", true))
+		ok(c.Undrain(ctx, "n2"))
+		ok(c.Remove(ctx, "n3"))
+		out, err := c.DrainOf(ctx, "n2")
+		ok(err)
+		if out != (Drain{Member: true, Replicas: 3}) {
+			t.Errorf("%+v", out)
+		}
+		moves, err := c.Moves(ctx)
+		ok(err)
+		if len(moves) != 1 || moves[0].Partition != 9 {
+			t.Errorf("%+v", moves)
+		}
 		members, err := c.Members(ctx)
 		ok(err)
 		if len(members) != len(exampleStatus().Members) {
@@ -154,7 +176,8 @@ func TestOrders(t *testing.T) {
 		want := []string{
 			`sessions {After: FromStart:true Prefix: State:offline Limit:3}`,
 			`sessions {After:a/b FromStart:false Prefix: State: Limit:1000}`,
-			`show "ü %2F&=+"`, `kick ""`, `delete "a/b"`, `retained "x/#" "x/1" 5`, `clear "x/+"`, `transfer 3 n2`, `disk`,
+			`show "ü %2F&=+"`, `kick ""`, `delete "a/b"`, `retained "x/#" "x/1" 5`, `clear "x/+"`, `transfer 3 n2`,
+			`drain n2 true`, `undrain n2`, `remove n3`, `disk`,
 		}
 		if !slices.Equal(f.asked, want) {
 			t.Errorf("asked %q", f.asked)

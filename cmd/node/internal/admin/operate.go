@@ -23,6 +23,15 @@ type Operator interface {
 	ClearRetained(ctx context.Context, filter string) (int, error)
 	// Transfer hands the leadership of a partition to a node.
 	Transfer(ctx context.Context, partition uint32, node string) error
+	// Drain takes a node out of use until it starts again; forget: when it has stopped
+	// it is no member any more. Undrain takes it into use again. DrainOf tells how far it is.
+	Drain(ctx context.Context, node string, forget bool) error
+	Undrain(ctx context.Context, node string) error
+	DrainOf(node string) Drain
+	// Remove forgets a node that is gone for good.
+	Remove(ctx context.Context, node string) error
+	// Moves lists what is to move until replicas and leaders are spread evenly.
+	Moves() []Move
 	// CheckDisk measures how fast the node's data folder is.
 	CheckDisk(ctx context.Context) (DiskCheck, error)
 }
@@ -124,6 +133,29 @@ type Cleared struct {
 type TransferRequest struct {
 	Partition uint32 `json:"partition"`
 	Node      string `json:"node"`
+}
+
+// DrainRequest asks for a node to be taken out of use.
+type DrainRequest struct {
+	Node   string `json:"node"`
+	Forget bool   `json:"forget,omitempty"`
+}
+
+// Drain is how far a node is out of use.
+type Drain struct {
+	Member   bool `json:"member"`
+	Draining bool `json:"draining"`
+	Alive    bool `json:"alive"`
+	Replicas int  `json:"replicas"` // that it still holds
+}
+
+// Move is one change of where a partition's replicas are, or who should lead it.
+type Move struct {
+	Partition uint32   `json:"partition"`
+	Replicas  []string `json:"replicas"`
+	Leaving   string   `json:"leaving,omitempty"`
+	Preferred string   `json:"preferred"`
+	Why       string   `json:"why"`
 }
 
 // LogLevel is the least severe level that a node logs.

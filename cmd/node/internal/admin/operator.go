@@ -109,6 +109,31 @@ func (c *Client) Transfer(ctx context.Context, partition uint32, node string) er
 	return c.do(ctx, http.MethodPost, "/api/v1/cluster/transfer", nil, TransferRequest{partition, node}, nil)
 }
 
+// Drain takes a node out of use.
+func (c *Client) Drain(ctx context.Context, node string, forget bool) error {
+	return c.do(ctx, http.MethodPost, "/api/v1/cluster/drain", nil, DrainRequest{node, forget}, nil)
+}
+
+// Undrain takes a node into use again.
+func (c *Client) Undrain(ctx context.Context, node string) error {
+	return c.do(ctx, http.MethodDelete, "/api/v1/cluster/drain", url.Values{"node": {node}}, nil, nil)
+}
+
+// DrainOf tells how far a node is out of use.
+func (c *Client) DrainOf(ctx context.Context, node string) (d Drain, err error) {
+	return d, c.do(ctx, http.MethodGet, "/api/v1/cluster/drain", url.Values{"node": {node}}, nil, &d)
+}
+
+// Remove forgets a node that is gone for good.
+func (c *Client) Remove(ctx context.Context, node string) error {
+	return c.do(ctx, http.MethodDelete, "/api/v1/cluster/members", url.Values{"node": {node}}, nil, nil)
+}
+
+// Moves lists the moves that are due.
+func (c *Client) Moves(ctx context.Context) (m []Move, err error) {
+	return m, c.do(ctx, http.MethodGet, "/api/v1/cluster/moves", nil, nil, &m)
+}
+
 // Sessions asks for one page.
 func (c *Client) Sessions(ctx context.Context, q SessionQuery) (p SessionPage, err error) {
 	v := url.Values{"limit": {strconv.Itoa(q.Limit)}, "prefix": {q.Prefix}, "state": {q.State}}

@@ -48,6 +48,7 @@ type Config struct {
 	Advertise  string // the host under which the other nodes reach this one; empty: see AdvertiseHost
 
 	Join       []string // gossip addresses of other nodes: HOST:PORT, HOST or an SRV name
+	Zone       string   // where the node is: replicas are spread over zones
 	Expect     int      // how many nodes found the cluster together; 0: this node only joins an existing one
 	Partitions int      // number of partitions, fixed when the cluster is founded
 
@@ -148,7 +149,10 @@ type Timing struct {
 	Heartbeat time.Duration // a follower that hears nothing for this long suspects its leader
 	Election  time.Duration // a candidate that has not won for this long starts again
 	Lease     time.Duration // a leader that reaches no quorum for this long steps down
-	Ownership time.Duration // a gateway that answers no takeover for this long is ended by the cluster
+	// ReplaceAfter is how long a node may be away before others get its replicas, Drain
+	// over what time the clients of a drained node are sent away.
+	ReplaceAfter, Drain time.Duration
+	Ownership           time.Duration // a gateway that answers no takeover for this long is ended by the cluster
 }
 
 // Listener is one MQTT listener.
@@ -201,7 +205,7 @@ func Default() Config {
 			Heartbeat: 800 * time.Millisecond,
 			Election:  800 * time.Millisecond,
 			Lease:     320 * time.Millisecond,
-			Ownership: 8 * time.Second,
+			Ownership: 8 * time.Second, ReplaceAfter: 15 * time.Minute, Drain: 10 * time.Second,
 		},
 		DiskReserve: 256 << 20,
 	}

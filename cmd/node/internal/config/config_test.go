@@ -94,6 +94,7 @@ func TestSameNamesEverywhere(t *testing.T) {
 		"tls-addr":          "127.0.0.1:14", "ws-addr": "127.0.0.1:15", "wss-addr": "127.0.0.1:16", "cert": "c", "key": "k", "client-ca": "a",
 		"client-cert": "optional", "tls-min-version": "1.3", "ws-path": "/x", "ws-origins": "https://a,https://b",
 		"proxy-protocol": "10.0.0.0/8,192.0.2.7/32", "election-timeout": "400ms", "leader-lease": "200ms", "ownership-time": "6s",
+		"zone": "z1", "replace-after": "1h0m0s", "drain-time": "3s",
 		"password-file": "/p", "acl-file": "/a", "cert-username": "cn", "password-hashes": "2", "refused-publish": "close",
 		"max-qos": "1", "retain-available": "false", "wildcard-available": "false", "subscription-id-available": "false",
 		"shared-available": "false", "max-topic-levels": "9", "check-payload-format": "true", "response-information": "r/%c",

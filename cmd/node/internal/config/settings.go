@@ -39,6 +39,8 @@ func settings() []setting[Config] {
 		text("advertise", "HOST", "host under which the other nodes reach this one (default: from --peer-addr)",
 			"a host name or an IP address, without a port", validHost, func(c *Config) *string { return &c.Advertise }),
 		join(),
+		text("zone", "NAME", "where this node is; replicas of a partition are spread over zones",
+			"at most 64 letters, digits, '.', '_' or '-'", func(s string) bool { return s == "" || validName(s) }, func(c *Config) *string { return &c.Zone }),
 		integer("expect", "how many nodes found the cluster together (default: 1 without --join, otherwise 0: join only)",
 			0, 99, func(c *Config) *int { return &c.Expect }),
 		integer("partitions", "number of partitions, fixed when the cluster is founded",
@@ -139,6 +141,10 @@ func timingSettings() []setting[Timing] {
 			least, most, func(t *Timing) *time.Duration { return &t.Lease }),
 		duration("ownership-time", "a gateway that answers no takeover of its sessions for this long is ended by the cluster",
 			100*time.Millisecond, time.Hour, func(t *Timing) *time.Duration { return &t.Ownership }),
+		duration("replace-after", "a node that is away for this long loses its replicas to others, where enough nodes remain",
+			10*time.Second, 365*24*time.Hour, func(t *Timing) *time.Duration { return &t.ReplaceAfter }),
+		duration("drain-time", "the time over which the clients of a drained node are sent to others",
+			0, time.Hour, func(t *Timing) *time.Duration { return &t.Drain }),
 	}
 }
 
