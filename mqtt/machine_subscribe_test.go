@@ -128,6 +128,29 @@ func TestRetainedAfterSuback(t *testing.T) {
 	k.gone()
 }
 
+// TestSubscribeAfterRetaining: a SUBSCRIBE waits for the client's own retained messages
+// of QoS 0, and for nothing else.
+func TestSubscribeAfterRetaining(t *testing.T) {
+	srv, stub := newMachine(t, nil)
+	k := newClient(t, srv, stub, packet.V5).connect(nil)
+	stub.held["publish"] = true
+	k.in(pub("a", "x", 0, 0))
+	if k.c.gated(packet.TypeSubscribe) {
+		t.Error("a SUBSCRIBE waits for a message that is not retained")
+	}
+	p := pub("a", "x", 0, 0)
+	p.Retain = true
+	k.in(p)
+	if !k.c.gated(packet.TypeSubscribe) || k.c.gated(packet.TypePublish) {
+		t.Error("a SUBSCRIBE does not wait, or a PUBLISH does")
+	}
+	stub.answer(1, nil)
+	if k.c.gated(packet.TypeSubscribe) {
+		t.Error("a SUBSCRIBE waits for a message that is stored")
+	}
+	k.gone()
+}
+
 // TestInterest: the cluster hears of changes of the union over all subscriptions, and
 // a SUBACK never relies on a change that is not done.
 func TestInterest(t *testing.T) {

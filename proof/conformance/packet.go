@@ -284,8 +284,7 @@ func (s *running) describe(p *client.Packet) map[string]string {
 	return m
 }
 
-// usual is what a field is when an expectation does not name it, and strict lists the
-// types of which nothing else may be there either.
+// usual is what a field is when an expectation does not name it.
 var usual = map[string]string{"code": "00", "qos": "0", "retain": "0", "dup": "0", "present": "0"}
 
 // matches says in what a packet differs from the words of an expectation; "": nothing.
