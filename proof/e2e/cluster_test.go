@@ -55,8 +55,10 @@ type Cluster struct {
 	t     *testing.T
 	Nodes []*Node
 	// Rec is the history of the test's clients and faults.
-	Rec   *history.Recorder
-	flags []string
+	Rec      *history.Recorder
+	flags    []string
+	founders int
+	spare    []*Node // planned, and not started
 }
 
 // Node is one process, or its data while it is not running.
@@ -116,18 +118,30 @@ func (c *Cluster) plan(n int, dir string) {
 			}
 		}
 	}
-	c.Nodes = nil
-	for i := range n {
+	c.Nodes, c.spare, c.founders = nil, nil, n
+	for i := range n + spares {
 		name := fmt.Sprintf("n%d", i+1)
-		c.Nodes = append(c.Nodes, &Node{c: c, Name: name, MQTT: addr(false), Peer: addr(false), HTTP: addr(false),
+		c.spare = append(c.spare, &Node{c: c, Name: name, MQTT: addr(false), Peer: addr(false), HTTP: addr(false),
 			WS: addr(false), TLS: addr(false), WSS: addr(false), Admin: addr(false),
 			Gossip: addr(true), dir: filepath.Join(dir, name)})
 	}
+	c.Nodes, c.spare = c.spare[:n:n], c.spare[n:]
 	for _, o := range open {
 		if err := o.Close(); err != nil {
 			c.t.Fatal(err)
 		}
 	}
+}
+
+// spares is how many nodes Grow can add.
+const spares = 2
+
+// Grow starts another node, which joins.
+func (c *Cluster) Grow() *Node {
+	n := c.spare[0]
+	c.Nodes, c.spare = append(c.Nodes, n), c.spare[1:]
+	n.Start()
+	return n
 }
 
 func (c *Cluster) ready() error {
@@ -169,7 +183,7 @@ func (n *Node) logFile() string { return n.dir + ".log" }
 
 func (n *Node) args() []string {
 	args := []string{"serve", "--node", n.Name, "--data", n.dir, "--mqtt-addr", n.MQTT, "--peer-addr", n.Peer,
-		"--gossip-addr", n.Gossip, "--http-addr", n.HTTP, "--expect", fmt.Sprint(len(n.c.Nodes)), "--log-level", "debug",
+		"--gossip-addr", n.Gossip, "--http-addr", n.HTTP, "--expect", fmt.Sprint(n.c.founders), "--log-level", "debug",
 		"--ws-addr", n.WS, "--admin-addr", n.Admin}
 	if slices.Contains(n.c.flags, "--cert") {
 		args = append(args, "--tls-addr", n.TLS, "--wss-addr", n.WSS)
