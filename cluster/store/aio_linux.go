@@ -19,21 +19,21 @@ const (
 )
 
 type iocb struct {
-	data     uint64
-	key, rw  uint32
-	opcode   uint16
-	prio     int16
-	fd       uint32
-	buf, n   uint64
-	offset   int64
-	reserved uint64
-	flags    uint32
-	resfd    uint32
+	data   uint64
+	_      [2]uint32 // key, rw_flags
+	opcode uint16
+	_      int16 // reqprio
+	fd     uint32
+	_      [4]uint64 // buf, nbytes, offset, reserved2
+	flags  uint32
+	resfd  uint32
 }
 
 type ioEvent struct {
-	data, obj uint64
-	res, res2 int64
+	data uint64
+	_    uint64 // obj
+	res  int64
+	_    int64 // res2
 }
 
 // asyncFS lets the kernel's workers wait for the disk (io_submit with
