@@ -70,14 +70,14 @@ func (n *Node) balanceStep(ctx context.Context, away map[string]time.Time) error
 	return nil
 }
 
-// fleet says which nodes may be used, and which must be emptied.
+// fleet says which nodes may be used, and which lose what they have.
 func (n *Node) fleet(s *control.State, away map[string]time.Time) control.Fleet {
-	f := control.Fleet{Usable: make(map[string]bool), Leaving: make(map[string]bool)}
+	f := control.Fleet{Usable: make(map[string]bool), Leaving: make(map[string]bool), Lost: make(map[string]bool)}
 	for _, m := range s.Members {
 		since := away[m.Name]
-		tooLong := !since.IsZero() && time.Since(since) > n.o.ReplaceAfter
-		f.Leaving[m.Name] = s.Settings[drainPrefix+m.Name] != "" || tooLong
-		f.Usable[m.Name] = !f.Leaving[m.Name] && m.Live() != 0 && (m.Name == n.name || n.positions.healthy(m.Name))
+		f.Lost[m.Name] = !since.IsZero() && time.Since(since) > n.o.ReplaceAfter
+		f.Leaving[m.Name] = s.Settings[drainPrefix+m.Name] != ""
+		f.Usable[m.Name] = m.Live() != 0 && (m.Name == n.name || n.positions.healthy(m.Name))
 	}
 	return f
 }

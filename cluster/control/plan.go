@@ -10,9 +10,11 @@ import (
 type Fleet struct {
 	// Usable nodes may hold replicas and lead: they live, are well, and are not drained.
 	Usable map[string]bool
-	// Leaving nodes must lose their replicas: they are drained, or were away too long.
-	// A node that is neither keeps what it has and gets nothing.
-	Leaving map[string]bool
+	// Leaving nodes must lose their replicas: they are drained. Lost ones were away too
+	// long: they lose a replica only to a node that takes its place, since two replicas
+	// bear no more than three of which one is away. A node that is none of these keeps
+	// what it has and gets nothing.
+	Leaving, Lost map[string]bool
 }
 
 // NextMove returns the next change of a placement that brings the cluster nearer to
@@ -63,7 +65,7 @@ type view struct {
 
 func (s *State) view(f Fleet) *view {
 	v := &view{s: s, f: f, usable: slices.Sorted(maps.Keys(f.Usable)), holds: map[string]int{}, leads: map[string]int{}, zones: map[string]string{}}
-	v.usable = slices.DeleteFunc(v.usable, func(n string) bool { return !f.Usable[n] || f.Leaving[n] })
+	v.usable = slices.DeleteFunc(v.usable, func(n string) bool { return !f.Usable[n] || f.Leaving[n] || f.Lost[n] })
 	for _, m := range s.Members {
 		v.zones[m.Name] = m.Zone
 	}
@@ -132,24 +134,25 @@ func (v *view) fewestLeads(p *Placement) (best string) {
 	return best
 }
 
-// evacuate takes replicas from nodes that leave. Leaderships went before, and the last
-// replica is never taken away.
+// evacuate takes replicas from nodes that leave or are lost. Leaderships went before, and
+// the last replica is never taken away.
 func (v *view) evacuate() (*Placement, string) {
 	for _, p := range v.s.Placements {
-		if v.f.Leaving[p.Preferred] {
+		if v.f.Leaving[p.Preferred] || v.f.Lost[p.Preferred] {
 			next := v.changed(p, "", "")
-			if next.Preferred = v.fewestLeads(p); next.Preferred != "" && next.Preferred != p.Preferred && !v.f.Leaving[next.Preferred] {
+			if next.Preferred = v.fewestLeads(p); next.Preferred != "" {
 				return next, "its preferred leader leaves"
 			}
 		}
 	}
 	for _, p := range v.s.Placements {
 		for _, r := range p.Replicas {
-			if !v.f.Leaving[r.Node] {
+			leaves := v.f.Leaving[r.Node]
+			if !leaves && !v.f.Lost[r.Node] {
 				continue
 			}
 			added := v.target(p, r.Node)
-			if added != "" || len(p.Replicas) > 1 && len(p.Replicas) > v.want {
+			if added != "" || leaves && len(p.Replicas) > 1 && len(p.Replicas) > v.want {
 				return v.changed(p, added, r.Node), "a node leaves"
 			}
 		}

@@ -11,7 +11,7 @@ import (
 // planned is a state of P partitions on the nodes "name" or "name@zone".
 func planned(partitions, replicas int, nodes ...string) (*State, Fleet) {
 	s := &State{ClusterID: "c", Partitions: uint32(partitions), Replicas: uint32(replicas)}
-	f := Fleet{Usable: map[string]bool{}, Leaving: map[string]bool{}}
+	f := Fleet{Usable: map[string]bool{}, Leaving: map[string]bool{}, Lost: map[string]bool{}}
 	for i, n := range nodes {
 		name, zone, _ := strings.Cut(n, "@")
 		s.Members = append(s.Members, &Member{Name: name, Number: uint32(i + 1), Zone: zone})
@@ -118,9 +118,14 @@ func TestPlanLeavesTheAwayAlone(t *testing.T) {
 	if moves := settle(t, s, f); moves != 0 {
 		t.Errorf("%d moves", moves)
 	}
-	f.Leaving["b"] = true // for too long
+	f.Lost["b"] = true // for too long
 	settle(t, s, f)
 	if holds, leads := loads(s); holds["b"] != 0 || leads["b"] != 0 || holds["a"] != 16 {
+		t.Errorf("replicas %v, leaders %v", holds, leads)
+	}
+	f.Usable["c"], f.Lost["c"] = false, true // nobody can take its place
+	settle(t, s, f)
+	if holds, leads := loads(s); holds["c"] != 16 || leads["c"] != 0 {
 		t.Errorf("replicas %v, leaders %v", holds, leads)
 	}
 }
@@ -135,7 +140,7 @@ func TestRandomPlans(t *testing.T) {
 		s, f := planned(1+r.Intn(40), 1+r.Intn(5), nodes...)
 		for range 10 {
 			for n := range f.Usable {
-				f.Usable[n], f.Leaving[n] = r.Intn(3) > 0, r.Intn(4) == 0
+				f.Usable[n], f.Leaving[n], f.Lost[n] = r.Intn(3) > 0, r.Intn(4) == 0, r.Intn(5) == 0
 			}
 			settle(t, s, f)
 		}
