@@ -10,6 +10,9 @@ BROKERS     ?=
 SEED        ?= 1
 SEEDS       ?= 20
 FAULTS      ?= 6
+KINDS       ?=
+# Of `make mutants`: names with commas between; empty: all.
+MUTANTS     ?=
 # Of `make chaos`.
 LENGTH      ?= 5m
 # The packages that have goroutines. The end-to-end tests are processes: nothing to see for the race
@@ -22,7 +25,7 @@ RELEASES    ?= amd64 arm64 armv7
 REVISION     = $(shell git rev-parse HEAD 2>/dev/null)
 CREATED      = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
-.PHONY: help build run test conformance sim chaos race vet lint bench proto image-tar release FORCE
+.PHONY: help build run test conformance sim chaos mutants mutants-quick race vet lint bench proto image-tar release FORCE
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -39,8 +42,14 @@ test: ## run all tests
 conformance: ## run the tables of MQTT scenarios on one node and on three; BROKERS=HOST:PORT,... on a running broker
 	@go test ./proof/conformance -run '^Test(OneNode|ThreeNodes|Settings)$$' -count 1 -v $(if $(BROKERS),-args -brokers $(BROKERS)) | grep -vE '^(=== |    --- PASS)'
 
-sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives
-	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS)
+sim: ## run simulated clusters under faults: SEED is the first of SEEDS seeds, FAULTS what each survives, of KINDS
+	go test ./proof/sim -run TestClusterUnderFaults -v -count 1 -timeout 0 -args -seed $(SEED) -seeds $(SEEDS) -faults $(FAULTS) -kinds '$(KINDS)'
+
+mutants: ## show that planted bugs are found, and by whom (hours); MUTANTS names some of them. All: writes docs/reliability.md
+	go test -tags mutants ./proof/mutant -run '^TestAllMutants$$' -v -count 1 -timeout 0 -args -update -only '$(MUTANTS)'
+
+mutants-quick: ## show that the common planted bugs are found
+	go test -tags mutants -timeout 20m -count 1 $(TESTFLAGS) ./proof/mutant -run '^Test(CommonMutants|TableIsWhole)$$'
 
 chaos: build ## break three real processes for LENGTH and check what clients saw; as root all faults of the table; writes docs/reliability.md
 	CGO_ENABLED=0 go build -trimpath -tags skewedclock -o bin/flotilla-skewed ./cmd/node
@@ -54,6 +63,7 @@ race: ## run the tests of the packages with goroutines under the race detector
 vet: ## check formatting and run go vet
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
 	go vet ./...
+	go vet -tags mutants ./proof/mutant
 	go -C deploy vet ./...
 
 lint: vet ## vet, and run the linter

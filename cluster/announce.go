@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
 
@@ -87,7 +88,7 @@ func (a *announcer) change(version uint64, filters []*peerpb.InterestFilter) {
 // wait calls done when every member routes by the version.
 func (a *announcer) wait(version uint64, done func()) {
 	a.mu.Lock()
-	if a.settled >= version && a.ready {
+	if a.settled >= version && a.ready || mutant.SubackEarly {
 		a.mu.Unlock()
 		done()
 		return

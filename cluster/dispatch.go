@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -44,6 +45,10 @@ func (n *Node) onFrame(from string, f *peerpb.Frame) {
 	case *peerpb.Frame_Route:
 		n.onRoute(b.Route)
 	case *peerpb.Frame_RetainedRead:
+		if mutant.RetainedFromFollower {
+			n.answerFromReplica(from, b.RetainedRead)
+			return
+		}
 		if !n.toLeader(b.RetainedRead.Partition, from, f) {
 			n.send(from, &peerpb.Frame{Body: &peerpb.Frame_RetainedData{RetainedData: &peerpb.RetainedData{
 				Partition: b.RetainedRead.Partition, Id: b.RetainedRead.Id, NotLeader: true,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/flotilla-mqtt/flotilla/fsm"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -359,7 +360,7 @@ func (p *ingressPart) settle(version uint64) {
 // whenSettled calls done when every member routes by the version.
 func (p *ingressPart) whenSettled(version uint64, done func()) {
 	p.mu.Lock()
-	if p.settled < version {
+	if p.settled < version && !mutant.SubackEarly {
 		p.waiting = append(p.waiting, settledWaiter{version, done})
 		p.mu.Unlock()
 		return

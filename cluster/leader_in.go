@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"github.com/flotilla-mqtt/flotilla/fsm"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -51,7 +52,7 @@ func opKind(op []byte) byte {
 // items takes a frame of lane items.
 func (ld *leader) items(from string, f *peerpb.LaneItems) {
 	s, closed := ld.source(f.Lane.Source)
-	if closed || (!isPartition(f.Lane.Source) && ld.n.gatewayClosed(f.Lane.Source)) {
+	if closed || (!isPartition(f.Lane.Source) && ld.n.gatewayClosed(f.Lane.Source) && !mutant.MarksForgotten) {
 		ld.answer(from, f.Lane, f.Term, &peerpb.LaneAnswer{Status: peerpb.LaneAnswer_CLOSED})
 		return
 	}
@@ -70,7 +71,7 @@ func (ld *leader) items(from string, f *peerpb.LaneItems) {
 			repeated = true
 			continue
 		}
-		if it.Prev > s.proposed {
+		if it.Prev > s.proposed && !(mutant.MarkApart || mutant.MarksForgotten && s.proposed == 0) {
 			gap = true
 			break
 		}
@@ -103,6 +104,9 @@ func (ld *leader) repeat(from string, f *peerpb.LaneItems, s *source) {
 	a := &peerpb.LaneAnswer{Base: f.Confirmed}
 	ld.r.sm.read(func(m *fsm.Machine) {
 		a.Mark, _ = m.Mark(s.id)
+		if mutant.MarkApart {
+			a.Mark = s.mark
+		}
 		for _, r := range m.StoredResults(s.id, f.Confirmed) {
 			a.Results = append(a.Results, &peerpb.LaneResult{Seq: r.Seq, Code: r.Code, Result: r.Bytes})
 		}

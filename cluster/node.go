@@ -15,6 +15,7 @@ import (
 	"github.com/flotilla-mqtt/flotilla/cluster/control"
 	"github.com/flotilla-mqtt/flotilla/cluster/store"
 	"github.com/flotilla-mqtt/flotilla/cluster/transport"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
 
@@ -89,7 +90,8 @@ func Open(o Options) (_ *Node, err error) {
 	}()
 	n.store, err = store.Open(store.Options{
 		Dir: o.Dir, FS: o.FS, Logger: o.Logger, Fatal: n.fatal, Repair: true, OnSync: o.OnSync, Incarnation: o.Incarnate,
-		OnCorrupt: func(e *store.CorruptError) { n.fatal(e) }, // at the next start the replica is set aside
+		MemTableBytes: o.MemTableBytes,
+		OnCorrupt:     func(e *store.CorruptError) { n.fatal(e) }, // at the next start the replica is set aside
 	})
 	if err != nil {
 		return nil, err
@@ -133,7 +135,11 @@ func (n *Node) checkIdentity() error {
 }
 
 func (n *Node) serverID(group uint32) raft.ServerID {
-	return raft.ServerID(fmt.Sprintf("%s#%016x", n.name, n.store.ReplicaIncarnation(group)))
+	incarnation := n.store.ReplicaIncarnation(group)
+	if mutant.UnadmittedVotes {
+		incarnation = 0
+	}
+	return raft.ServerID(fmt.Sprintf("%s#%016x", n.name, incarnation))
 }
 
 func (n *Node) openTransport() (err error) {

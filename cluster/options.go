@@ -76,6 +76,9 @@ type Options struct {
 	// SnapshotBytes is the size of a partition's log that causes a snapshot;
 	// default 64 MiB.
 	SnapshotBytes int64
+	// MemTableBytes is how much of all logs is kept in memory before it is sorted into files;
+	// default 8 MiB.
+	MemTableBytes int
 	// CheckpointInterval is how often the replicas of a partition compare what their
 	// states come to; default 1 minute.
 	CheckpointInterval time.Duration

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -90,7 +91,11 @@ func (r *reads) read(filters []string, done func([]*logpb.Message, int, error)) 
 func (r *reads) ask(id uint64, pr *partRead, now time.Time) {
 	pr.sentAt = now
 	pr.msgs = nil
-	if node := r.n.leaders.node(pr.partition); node != "" {
+	node := r.n.leaders.node(pr.partition)
+	if mutant.RetainedFromFollower {
+		node = r.n.name
+	}
+	if node != "" {
 		r.n.send(node, &peerpb.Frame{Body: &peerpb.Frame_RetainedRead{RetainedRead: &peerpb.RetainedRead{
 			Partition: pr.partition, Id: id, Filters: pr.filters,
 		}}})

@@ -5,6 +5,7 @@ import (
 
 	"github.com/flotilla-mqtt/flotilla/fsm"
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
@@ -52,6 +53,9 @@ func (g *ingress) connected(p *ingressPart, clientID string, code uint32, result
 	s := flow.Session{ClientID: clientID, Epoch: r.Epoch, Present: r.Present, Ephemeral: r.Ephemeral}
 	for _, sub := range r.Subscriptions {
 		s.Subscriptions = append(s.Subscriptions, subscriptionFromLog(sub))
+	}
+	if mutant.TakeoverUnfenced {
+		r.Previous = nil
 	}
 	g.kicks.closeAll(clientID, r.Previous, func() {
 		g.gate(func(err error) { done(s, err) })
@@ -102,6 +106,10 @@ func (n *Node) Receive(clientID string, epoch uint64, packetID uint16, m *flow.M
 	m.ID = g.messageID()
 	var buf [8]target
 	matched := len(n.routes.match(m.Topic, buf[:0])) > 0
+	if mutant.QoS2InMemory {
+		done(matched, nil)
+		done = func(bool, error) {}
+	}
 	op := &logpb.Receive{ClientId: clientID, Epoch: epoch, PacketId: uint32(packetID), Message: messageToLog(m)}
 	g.part(clientID).ask(&logpb.Op{Body: &logpb.Op_Receive{Receive: op}}, func(code uint32, _ []byte, err error) {
 		if err := opError(code, err); err != nil {
@@ -262,6 +270,10 @@ func (n *Node) Unsubscribe(clientID string, epoch uint64, filters []string, done
 	if g == nil {
 		done(nil, flow.ErrUnavailable)
 		return
+	}
+	if mutant.UnsubackEarly {
+		done(make([]bool, len(filters)), nil)
+		done = func([]bool, error) {}
 	}
 	op := &logpb.Unsubscribe{ClientId: clientID, Epoch: epoch, Filters: filters}
 	g.part(clientID).ask(&logpb.Op{Body: &logpb.Op_Unsubscribe{Unsubscribe: op}}, func(code uint32, result []byte, err error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
@@ -55,6 +56,9 @@ func (m *Machine) apply(index uint64, data []byte) (*Outcome, error) {
 		return nil, fmt.Errorf("%w: time %d after %d", ErrOrder, entry.Time, m.time)
 	}
 	m.applied, m.time = index, entry.Time
+	if mutant.ReadsClock {
+		m.time = mutant.Clock()
+	}
 	out := &Outcome{Results: make([]Result, 0, len(entry.Ops))}
 	m.effects = &out.Effects
 	for _, op := range entry.Ops {
@@ -134,6 +138,9 @@ func (m *Machine) leaderOp(op any) (code uint32) {
 		if op.Settings != nil {
 			m.settings = op.Settings
 		}
+		if mutant.DedupeOnNode {
+			m.forgetInbound(func(*session) bool { return true })
+		}
 	case *logpb.CloseGateway:
 		m.closeGateway(op.Gateway)
 	case *logpb.OutboxDone:
@@ -144,6 +151,9 @@ func (m *Machine) leaderOp(op any) (code uint32) {
 		m.ownersClosed(op)
 	case *logpb.Checkpoint:
 		m.effects.Checkpoint = op.Id
+		if mutant.DedupeExpires {
+			m.forgetInbound(func(s *session) bool { return s.owner == 0 })
+		}
 	case *logpb.DeleteSession:
 		code = m.deleteSession(op.ClientId)
 	}

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
@@ -15,6 +16,9 @@ func (m *Machine) connect(gateway uint64, c *logpb.Connect) (uint32, []byte) {
 		sl = m.addSlot(&session{gen: m.gen, id: c.ClientId, ephemeral: true})
 	} else {
 		m.takeOver(sl, present, c.CleanStart)
+	}
+	if mutant.DedupeClearedAtConnect {
+		m.forgetInbound(func(s *session) bool { return s.id == c.ClientId })
 	}
 	s := m.edit(sl)
 	m.lastEpoch++
@@ -178,10 +182,13 @@ func (m *Machine) closeGateway(gateway uint64) {
 	for _, sl := range m.slotsOf(m.isClosed) {
 		m.ownerGone(sl, func(p previous) bool { return m.isClosed(p.gateway) }, true, gateway)
 		if sl.s.owner != 0 && m.isClosed(sl.s.owner) {
-			m.leave(sl, true, gateway)
+			m.leave(sl, !mutant.WillDroppedWithNode, gateway)
 		} else {
 			m.removeGhost(sl)
 		}
+	}
+	if mutant.MarksForgotten {
+		delete(m.closed, node)
 	}
 }
 

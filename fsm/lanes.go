@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
@@ -56,7 +57,9 @@ func (m *Machine) admit(op *logpb.LaneOp) Result {
 		if l != nil {
 			r.Code, r.Bytes = l.find(op.Seq)
 		}
-	case op.Prev > mark:
+	case mutant.MarkApart:
+		m.takeUnmarked(op)
+	case op.Prev > mark && !(mutant.MarksForgotten && l == nil):
 		r.Status = Gap
 	case l == nil:
 		m.lanes[op.Source] = &lane{mark: op.Seq}
@@ -90,6 +93,9 @@ func (m *Machine) confirm(c *logpb.Confirm) {
 	if l == nil {
 		return
 	}
+	if mutant.MarkApart {
+		l.mark = max(l.mark, c.Seq)
+	}
 	n := sort.Search(len(l.results), func(i int) bool { return l.results[i].seq > c.Seq })
 	if n == 0 {
 		return
@@ -114,7 +120,7 @@ func (m *Machine) Mark(source uint64) (mark uint64, closed bool) {
 // the default and that it has not confirmed, by Seq.
 func (m *Machine) StoredResults(source uint64, after uint64) (results []Result) {
 	l := m.lanes[source]
-	if l == nil {
+	if l == nil || mutant.FirstResultForgotten {
 		return nil
 	}
 	for _, x := range l.results {

@@ -3,6 +3,7 @@ package fsm
 import (
 	"slices"
 
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
@@ -91,6 +92,9 @@ func (m *Machine) small(s *session, q *queued) bool {
 // replicated before the client sees it. The message is kept already.
 func (m *Machine) send(sl *slot, q *queued) {
 	s := sl.s
+	if mutant.PacketIDOutsideApply {
+		s.lastPacketID = uint16(mutant.Outside())
+	}
 	s.lastPacketID = s.inflight.freeID(s.lastPacketID)
 	s.lastDelivery++
 	x := &flight{seq: s.lastDelivery, packetID: s.lastPacketID, q: q, epoch: s.epoch, sent: s.epoch}
@@ -118,6 +122,10 @@ func (m *Machine) resend(sl *slot) {
 		if x.seq <= s.pushed {
 			return true
 		}
+		if mutant.PubrelStateLost && x.pubrec {
+			m.drop(s, x)
+			return true
+		}
 		if !x.pubrec {
 			if !m.small(s, x.q) {
 				m.drop(s, x)
@@ -128,6 +136,9 @@ func (m *Machine) resend(sl *slot) {
 			}
 			next := *x
 			next.sent = s.epoch
+			if mutant.NewIDOnRedelivery {
+				s.renumber(x, &next)
+			}
 			s.inflight.replace(x, &next)
 			x = &next
 		}

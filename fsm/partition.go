@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 )
 
 // PartitionOf maps a client id or a topic name to its partition: the 64-bit FNV-1a
@@ -21,4 +23,9 @@ func PartitionOf(key string, partitions uint32) uint32 {
 	return uint32(h % uint64(max(partitions, 1)))
 }
 
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	if mutant.RangesOverMap {
+		return slices.Collect(maps.Keys(m))
+	}
+	return slices.Sorted(maps.Keys(m))
+}

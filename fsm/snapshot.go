@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/logpb"
 )
 
@@ -98,6 +99,9 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		}}})
 	}
 	for _, source := range sortedKeys(s.lanes) {
+		if mutant.SnapshotWithoutMarks {
+			continue
+		}
 		rw.lane(source, s.lanes[source])
 	}
 	for _, node := range sortedKeys(s.closed) {
@@ -189,6 +193,9 @@ func (w *recordWriter) session(s *session) {
 		return true
 	})
 	for _, id := range sortedKeys(s.inbound) {
+		if mutant.SnapshotWithoutInbound {
+			continue
+		}
 		in := s.inbound[id]
 		r.Inbound = append(r.Inbound, &logpb.InboundMessage{
 			PacketId: uint32(id), Message: w.number(in.msg), Waiting: in.waiting,

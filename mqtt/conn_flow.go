@@ -5,6 +5,7 @@ import (
 
 	"github.com/flotilla-mqtt/flotilla/mqtt/flow"
 	"github.com/flotilla-mqtt/flotilla/mqtt/packet"
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 )
 
 // outflow is the sending side of a connection's QoS 1 and 2 flows. For a persistent
@@ -115,6 +116,10 @@ func (c *conn) handlePubrec(o *outflow, state flight, a *packet.Ack) {
 		o.flights[a.PacketID] = awaitsPubcomp
 		c.flightTaken(a.PacketID)
 		c.sendAck(packet.TypePubrel, a.PacketID, packet.Success)
+	case state == awaitsPubrec && mutant.PubrelBeforeCommit:
+		o.released(a.PacketID)
+		c.sendAck(packet.TypePubrel, a.PacketID, packet.Success)
+		c.ackLater(flow.Ack{Kind: flow.Pubrec, PacketID: a.PacketID})
 	case state == awaitsPubrec:
 		o.flights[a.PacketID] = commitsPubrec
 		n := o.pubrels.add(a.PacketID)

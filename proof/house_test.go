@@ -35,14 +35,14 @@ type rule struct {
 // folder and all below it; the first rule that names a package counts. ARCHITECTURE.md has the map.
 var rules = []rule{
 	{
-		who: []string{"fsm"}, ours: []string{"proto/logpb", "mqtt/topic"},
+		who: []string{"fsm"}, ours: []string{"proto/logpb", "mqtt/topic", "proof/mutant"},
 		never: []string{"time", "net/...", "os/...", "math/rand/...", "crypto/rand", "sync/...", "log/...", "runtime/...", "unsafe",
 			"github.com/hashicorp/...", "google.golang.org/grpc/..."},
 		because: "replicas must come to the same bytes from the same log, so apply has no clock, no chance, no lock and no I/O",
 		instead: "let the leader put it into the entry (proto/logpb), or return an effect that cluster carries out",
 	},
 	{
-		who: []string{"mqtt"}, ours: []string{"mqtt/packet", "mqtt/topic", "mqtt/flow", "mqtt/auth", "mqtt/websocket"},
+		who: []string{"mqtt"}, ours: []string{"mqtt/packet", "mqtt/topic", "mqtt/flow", "mqtt/auth", "mqtt/websocket", "proof/mutant"},
 		never:   []string{"github.com/hashicorp/raft/...", "google.golang.org/grpc/...", module + "fsm", module + "cluster/..."},
 		because: "the gateway speaks MQTT and knows no consensus; its tests run without a cluster",
 		instead: "declare what it needs in mqtt/cluster.go, and satisfy that in cluster",
@@ -61,23 +61,23 @@ var rules = []rule{
 	},
 	{
 		who:     []string{"cluster"},
-		ours:    []string{"fsm", "proto/...", "mqtt/packet", "mqtt/topic", "mqtt/flow", "cluster/..."},
+		ours:    []string{"fsm", "proto/...", "mqtt/packet", "mqtt/topic", "mqtt/flow", "cluster/...", "proof/mutant"},
 		never:   []string{module + "mqtt"},
 		because: "a node of the cluster does not know who serves its clients",
 		instead: "put the words that both need into mqtt/flow; cmd/node joins them",
 	},
 	{
-		who: []string{"cluster/control"}, ours: []string{"proto/ctlpb", "cluster/discovery"},
+		who: []string{"cluster/control"}, ours: []string{"proto/ctlpb", "cluster/discovery", "proof/mutant"},
 		because: "the control group decides who is a member, whatever the members do",
 		instead: "have cluster hand it over in control.Options",
 	},
 	{
-		who: []string{"cluster/transport/..."}, ours: []string{"proto/peerpb", "cluster/transport"},
+		who: []string{"cluster/transport/..."}, ours: []string{"proto/peerpb", "cluster/transport", "proof/mutant"},
 		because: "it carries frames and does not know what they mean",
 		instead: "have cluster register a handler",
 	},
 	{
-		who:     []string{"cluster/store", "cluster/discovery"},
+		who: []string{"cluster/store", "cluster/discovery"}, ours: []string{"proof/mutant"},
 		because: "disks and gossip serve cluster and call nothing of it",
 		instead: "have cluster hand it over in Options",
 	},
@@ -91,6 +91,11 @@ var rules = []rule{
 		ours: []string{"proof/check", "proof/client", "proof/history", "proof/workload", "proof/simnet", "proof/toy"}, tests: true,
 		because: "a judge that shares code with the judged shares its mistakes",
 		instead: "write it once more, from the standard",
+	},
+	{
+		who:     []string{"proof/mutant"},
+		because: "planted bugs are asked for everywhere, and must be nothing but constants that are false",
+		instead: "do what the bug does where it is, in a file mutants.go",
 	},
 	{
 		who:     []string{"proof/pki"},

@@ -13,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 )
 
 // Keys: group(4) kind(1) then index(8) for log entries or the key of a stable
@@ -49,7 +51,6 @@ func groupRange(group uint32) (from, to []byte) {
 }
 
 const (
-	memTableSize   = 8 << 20
 	blockCacheSize = 8 << 20
 	// maxBatch bounds one Pebble batch. A batch beyond half a memtable takes a
 	// slow path in Pebble and stays in memory twice.
@@ -145,7 +146,7 @@ func (s *Store) pebbleOpen(dir string) (db *pebble.DB, err error) {
 		FS:                          s.pebbleFS(),
 		Cache:                       s.cache,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks, // tells a damaged WAL from one that ends
-		MemTableSize:                memTableSize,
+		MemTableSize:                uint64(s.opts.MemTableBytes),
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       1000, // a stalled append costs leadership; a deep L0 only read speed
@@ -300,7 +301,7 @@ func (b *pebbleBackend) append(logs []*raft.Log, prevTerm uint64) error {
 		}
 		// The WAL is one sequence: syncing the last part syncs those before.
 		o := pebble.NoSync
-		if n == len(logs) {
+		if n == len(logs) && !mutant.CommitWithoutSync {
 			o = pebble.Sync
 		}
 		err := b.done(batch.Commit(o))

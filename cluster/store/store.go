@@ -24,6 +24,7 @@ const ControlGroup uint32 = 0xFFFFFFFF
 // Defaults of Options.
 const (
 	DefaultCacheBytes        = 2 << 20
+	DefaultMemTableBytes     = 8 << 20
 	DefaultDiskSlowThreshold = time.Second
 )
 
@@ -55,6 +56,9 @@ type Options struct {
 	// CacheBytes bounds the newest entries kept in memory per group.
 	// Default DefaultCacheBytes; negative for none.
 	CacheBytes int
+	// MemTableBytes is how much of the logs Pebble keeps in memory, and how long its WAL
+	// gets. Default DefaultMemTableBytes.
+	MemTableBytes int
 	// DiskSlowThreshold is how long a durable write may take before it counts
 	// as slow. Default DefaultDiskSlowThreshold.
 	DiskSlowThreshold time.Duration
@@ -124,6 +128,9 @@ func Open(o Options) (*Store, error) {
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = DefaultCacheBytes
+	}
+	if o.MemTableBytes <= 0 {
+		o.MemTableBytes = DefaultMemTableBytes
 	}
 	if o.DiskSlowThreshold <= 0 {
 		o.DiskSlowThreshold = DefaultDiskSlowThreshold

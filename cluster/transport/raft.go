@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/flotilla-mqtt/flotilla/proof/mutant"
 	"github.com/flotilla-mqtt/flotilla/proto/peerpb"
 )
 
@@ -69,7 +70,9 @@ func (g *RaftTransport) SetHeartbeatTimeout(d time.Duration) { g.timeout.Store(i
 // admitted (the initial state) refuses votes, pre-votes and TimeoutNow, and
 // asks for none; it takes log entries and snapshots. Raft's own checks would
 // let an empty replica vote, and so a wiped disk lose what it once promised.
-func (g *RaftTransport) SetAdmitted(admitted bool) { g.admitted.Store(admitted) }
+func (g *RaftTransport) SetAdmitted(admitted bool) {
+	g.admitted.Store(admitted || mutant.UnadmittedVotes)
+}
 
 // SetSilent stops (or resumes) sending heartbeats and entries. A leader whose disk
 // stalls would keep its leadership by them for ever, since heartbeats, and the

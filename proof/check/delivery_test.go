@@ -165,9 +165,14 @@ p/1 < CLOSE
 p/4@n2 > CONNECT keep
 p/4 < CONNACK present
 p/4 > PUBLISH id=2 q1 dup t=t m=m2
++10s
+! kill n3
++10s
+s/2 < PUBLISH id=2 q1 retain t=t m=m1
 `
 	s := Run(parse(t, script), options()).Stats
-	if s.Acks != 1 || s.Resumes != 2 || s.DupResends != 1 || s.Ambiguous != 2 || s.Published != 2 || s.Faults[history.FaultKill] != 1 {
+	if s.Acks != 1 || s.Resumes != 2 || s.DupResends != 1 || s.Ambiguous != 2 || s.Published != 2 || s.Faults[history.FaultKill] != 2 ||
+		s.Effective != 1 || s.Delivered != 1 || s.Retained != 1 {
 		t.Errorf("stats: %s", s)
 	}
 	if err := s.Void(Thresholds{Acks: 1, Faults: 1, Resumes: 2, DupResends: 1, Ambiguous: 1}); err != nil {

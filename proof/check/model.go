@@ -145,6 +145,7 @@ type checker struct {
 	quiet    *history.Event
 	end      int64 // time of the last event
 	endSeq   uint64
+	trouble  []span // when clients noticed that something was wrong
 }
 
 func (c *checker) build(events []history.Event) {
@@ -186,6 +187,9 @@ func (c *checker) packet(e *history.Event) {
 		return
 	case history.Close:
 		n.end = e
+		if e.Dir == history.In {
+			c.trouble = append(c.trouble, span{e.Time, e.Time})
+		}
 	case history.Disconnect:
 		if e.Dir == history.Out {
 			n.bye = e
@@ -333,6 +337,9 @@ func (c *checker) answer(n *conn, e *history.Event) {
 	if op == nil {
 		c.violate(PacketID, lines(n.connack, e), "%s answers nothing that was sent on this connection", e.Packet)
 		return
+	}
+	if e.Time-op.Time >= int64(noticed) {
+		c.trouble = append(c.trouble, span{op.Time, e.Time})
 	}
 	switch e.Packet {
 	case history.Suback:

@@ -68,6 +68,7 @@ const (
 	FaultStart     = "start"
 	FaultDisk      = "disk"
 	FaultClock     = "clock"
+	FaultSlow      = "slow"
 	// FaultOver ends the faults on Node (empty: on all nodes). A history without it has only
 	// faults that are over at once, or whose clients do not notice for how long they last.
 	FaultOver = "over"

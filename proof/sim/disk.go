@@ -25,6 +25,8 @@ type Disk struct {
 	free    uint64        // bytes; guarded by mu
 	full    bool          // guarded by mu
 	stalled chan struct{} // guarded by mu; not nil: syncs wait for its end
+
+	earlier *vfs.MemFS // the last Remember; of the goroutine that breaks the disk
 }
 
 // ampleSpace is what a disk has free unless a test says otherwise.
@@ -105,6 +107,27 @@ func (d *Disk) Resume() {
 
 // Wipe puts an empty disk in the place of this one. No process may use it.
 func (d *Disk) Wipe() { d.mem = vfs.NewCrashableMem() }
+
+// Remember notes what is durable now, for RollBackLog.
+func (d *Disk) Remember() { d.earlier = d.mem.CrashClone(vfs.CrashCloneCfg{}) }
+
+// RollBackLog makes the log store what it was at the last Remember; all else stays. No
+// process may use the disk.
+func (d *Disk) RollBackLog() {
+	err := d.mem.RemoveAll("/data/log")
+	if err == nil {
+		_, err = vfs.Clone(d.earlier, d.mem, "/data/log", "/data/log", vfs.CloneSync)
+	}
+	if err == nil {
+		var dir vfs.File
+		if dir, err = d.mem.OpenDir("/data"); err == nil {
+			err = errors.Join(dir.Sync(), dir.Close())
+		}
+	}
+	if err != nil {
+		panic(err) // in memory nothing fails
+	}
+}
 
 // Store opens the data folder for a moment. No process may use the disk.
 func (d *Disk) Store(use func(*store.Store) error) error {

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,6 +24,7 @@ var (
 	seedFlag   = flag.Uint64("seed", 1, "first seed")
 	seedsFlag  = flag.Uint64("seeds", 0, "how many seeds; 0: 2, or 1 with -short")
 	faultsFlag = flag.Int("faults", fullFaults, "faults per run")
+	kindsFlag  = flag.String("kinds", "", "which kinds of faults, with commas between; empty: all")
 	logFlag    = flag.String("simlog", "", "level of the nodes' log: debug, info, warn")
 	dumpFlag   = flag.String("dump", "", "folder for the histories of runs with violations")
 )
@@ -46,10 +46,13 @@ func logger(t *testing.T) *slog.Logger {
 // run plays a workload against a cluster under faults, all drawn from the seed.
 func run(t *testing.T, seed uint64, nodes, faults int) (*check.Report, []history.Event) {
 	t.Helper()
-	return play(t, scenario{seed: seed, nodes: nodes, faults: func(t *testing.T, c *sim.Cluster, rec *history.Recorder) {
-		inject(t, c, rec, rand.New(rand.NewPCG(seed, 99)), faults)
+	return play(t, scenario{seed: seed, nodes: nodes, opts: frequentSnapshots, faults: func(t *testing.T, c *sim.Cluster, rec *history.Recorder) {
+		inject(t, c, rec, seed, faults, *kindsFlag)
 	}})
 }
+
+// normalLink is what all links are like where no fault says otherwise.
+var normalLink = simnet.Link{Delay: time.Millisecond, Jitter: 2 * time.Millisecond}
 
 // scenario is a cluster, and what happens to it under traffic.
 type scenario struct {
@@ -81,7 +84,7 @@ func play(t *testing.T, sc scenario) (*check.Report, []history.Event) {
 	}
 	var events []history.Event
 	synctest.Test(t, func(t *testing.T) {
-		network := simnet.New(seed, simnet.Link{Delay: time.Millisecond, Jitter: 2 * time.Millisecond})
+		network := simnet.New(seed, normalLink)
 		rec := history.NewRecorder()
 		c := sim.New(seed, sc.nodes, network, logger(t), func(o *cluster.Options) {
 			o.CheckpointInterval = 2 * time.Second // so that replicas are compared often
@@ -99,8 +102,20 @@ func play(t *testing.T, sc scenario) (*check.Report, []history.Event) {
 				t.Fatal(err)
 			}
 		}
-		await(t, c, 30*time.Second)
 		w := workload.New(cfg)
+		// Also when the test gives up: what is left running would hide the reason.
+		defer func() {
+			w.Close()
+			for _, n := range c.Nodes {
+				if !n.Running() {
+					continue
+				}
+				if err := n.Kill(false); err != nil {
+					t.Errorf("seed %d: end of %s: %v", seed, n.Name, err)
+				}
+			}
+		}()
+		await(t, c, 30*time.Second)
 		w.Start()
 		sc.faults(t, c, rec)
 		time.Sleep(5 * time.Second)
@@ -118,12 +133,6 @@ func play(t *testing.T, sc scenario) (*check.Report, []history.Event) {
 		}
 		compared(t, c)
 		events = rec.Events()
-		w.Close()
-		for _, n := range c.Nodes {
-			if err := n.Kill(false); err != nil {
-				t.Errorf("seed %d: end of %s: %v", seed, n.Name, err)
-			}
-		}
 		if settled != nil {
 			t.Errorf("seed %d: %v", seed, settled)
 		}
@@ -159,65 +168,6 @@ func compared(t *testing.T, c *sim.Cluster) {
 		m := n.Cluster().Counters()
 		if m.Checkpoints.Load() == 0 || m.Diverged.Load() > 0 {
 			t.Errorf("%s: %d states compared, %d differed", n.Name, m.Checkpoints.Load(), m.Diverged.Load())
-		}
-	}
-}
-
-// inject breaks one thing after the other and mends it.
-func inject(t *testing.T, c *sim.Cluster, rec *history.Recorder, rng *rand.Rand, faults int) {
-	for range faults {
-		time.Sleep(time.Duration(1000+rng.IntN(3000)) * time.Millisecond)
-		n := c.Nodes[rng.IntN(len(c.Nodes))]
-		away := time.Duration(200+rng.IntN(6000)) * time.Millisecond
-		switch k := rng.IntN(10); {
-		case k < 5:
-			rec.Fault(n.Name, history.FaultKill)
-			if err := n.Kill(k == 0); err != nil {
-				t.Errorf("kill %s: %v", n.Name, err)
-			}
-			time.Sleep(away)
-			if err := n.Boot(); err != nil {
-				t.Fatal(err)
-			}
-			rec.Fault(n.Name, history.FaultStart)
-		case k < 7:
-			rec.Fault(n.Name, history.FaultPartition)
-			for _, other := range c.Nodes {
-				if other != n {
-					c.Net.Partition(n.Name, other.Name)
-				}
-			}
-			time.Sleep(away)
-			c.Net.Heal()
-		case k < 8:
-			rec.Fault(n.Name, history.FaultPartition)
-			other := c.Nodes[rng.IntN(len(c.Nodes))]
-			if other != n {
-				c.Net.PartitionOneWay(n.Name, other.Name)
-			}
-			time.Sleep(away)
-			c.Net.Heal()
-		case k < 9:
-			rec.Fault(n.Name, history.FaultReset)
-			for _, other := range c.Nodes {
-				if other != n {
-					c.Net.Reset(n.Name, other.Name)
-				}
-			}
-		default: // all at once
-			for _, n := range c.Nodes {
-				rec.Fault(n.Name, history.FaultKill)
-				if err := n.Kill(true); err != nil {
-					t.Errorf("kill %s: %v", n.Name, err)
-				}
-			}
-			time.Sleep(away)
-			for _, n := range c.Nodes {
-				if err := n.Boot(); err != nil {
-					t.Fatal(err)
-				}
-				rec.Fault(n.Name, history.FaultStart)
-			}
 		}
 	}
 }

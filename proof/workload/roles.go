@@ -202,3 +202,47 @@ func (w *Workload) watcher(a *actor, _ *client.SessionConfig, _ int) {
 		}
 	}
 }
+
+// visitor subscribes to one new topic after the other and keeps every second: whoever
+// publishes to it after SUBACK reaches it, after UNSUBACK nobody does.
+func (w *Workload) visitor(a *actor, _ *client.SessionConfig, _ int) {
+	topics := 0
+	a.act = func() {
+		if a.rng.IntN(10) != 0 {
+			return
+		}
+		topics++
+		topic := fmt.Sprintf("v/%s/%d", a.id, topics)
+		ctx, cancel := a.operation()
+		defer cancel()
+		_, err := a.session.Subscribe(ctx, history.Filter{Filter: topic, QoS: byte(1 + topics/2%2)})
+		if err == nil && topics%2 == 0 {
+			a.pause(50)
+			err = a.session.Unsubscribe(ctx, topic)
+		}
+		if err != nil {
+			a.session.Drop()
+			return
+		}
+		for _, c := range w.clients {
+			select {
+			case c.calls <- topic:
+			default: // no caller, or one that is away
+			}
+		}
+	}
+}
+
+// caller publishes where a visitor has just been heard of. It stays on its node, also
+// when that is cut off.
+func (w *Workload) caller(a *actor, _ *client.SessionConfig, _ int) {
+	a.habit, a.calls = stays, make(chan string, 4)
+}
+
+// call publishes to a visitor's topic.
+func (a *actor) call(topic string) {
+	if !a.settling() && a.session.Unanswered() < maxUnanswered {
+		qos := byte(1 + a.rng.IntN(2))
+		a.session.Publish(client.Packet{Topic: topic, QoS: qos, Payload: a.payload(topic, qos)})
+	}
+}

@@ -34,6 +34,9 @@ type Config struct {
 	Retainers int
 	// Members share a subscription to all topics; the first has one of its own.
 	Members int
+	// Visitors subscribe to topics that nobody has used before; on each node a caller
+	// publishes to one at once when its visitor has SUBACK or UNSUBACK.
+	Visitors int
 	// Topics is how many topics live messages are spread over.
 	Topics int
 	// Think is the mean time between two actions of a client.
@@ -49,7 +52,7 @@ type Config struct {
 
 // Defaults returns a small mixed workload.
 func Defaults(seed uint64) Config {
-	return Config{Seed: seed, Publishers: 6, Subscribers: 6, Retainers: 3, Topics: 8, Think: 20 * time.Millisecond,
+	return Config{Seed: seed, Publishers: 6, Subscribers: 6, Retainers: 3, Visitors: 3, Topics: 8, Think: 20 * time.Millisecond,
 		Operation: 5 * time.Second, KeepAlive: 4, Settled: 3 * time.Second}
 }
 
@@ -86,6 +89,12 @@ func New(cfg Config) *Workload {
 		w.add(fmt.Sprintf("mem%d", i), i, w.member)
 	}
 	w.add("willwatch", 0, w.watcher)
+	for i := range cfg.Visitors {
+		w.add(fmt.Sprintf("visit%d", i), i, w.visitor)
+	}
+	for i := range cfg.Targets {
+		w.add(fmt.Sprintf("call%d", i), i, w.caller)
+	}
 	return w
 }
 
@@ -186,7 +195,8 @@ type actor struct {
 	rested    atomic.Bool // connected anew since settling began, and subscribed
 	sent      int         // messages so far, for their ids
 	wills     int
-	ever      bool // it has been connected once
+	ever      bool        // it has been connected once
+	calls     chan string // topics that a caller is to publish to; nil: it is none
 }
 
 func (w *Workload) add(id string, i int, role func(a *actor, cfg *client.SessionConfig, i int)) {
@@ -213,6 +223,9 @@ func (a *actor) run() {
 		case <-settling:
 			settling = nil // once
 			a.reconnect(client.LeaveClose)
+			continue
+		case topic := <-a.calls:
+			a.call(topic)
 			continue
 		case <-time.After(a.think()):
 		}
@@ -286,11 +299,13 @@ func (a *actor) reconnect(leave client.Leave) {
 	a.rested.Store(resting && a.session.Connected())
 }
 
-// haunt publishes on a connection that a newer one has replaced: nothing may come of it.
+// haunt publishes on a connection that a newer one has replaced: nothing may come of it,
+// not even where nobody would get the message.
 func (a *actor) haunt(old *client.Conn) {
-	topic := a.w.topic(a.rng.IntN(a.w.cfg.Topics))
-	// It fails where the broker has closed the connection, as it soon must.
-	_ = old.Publish(client.Packet{Topic: topic, QoS: 1, ID: 65535, Payload: a.payload(topic, 1)})
+	for i, topic := range []string{a.w.topic(a.rng.IntN(a.w.cfg.Topics)), "nobody/" + a.id} {
+		// It fails where the broker has closed the connection, as it soon must.
+		_ = old.Publish(client.Packet{Topic: topic, QoS: 1, ID: uint16(65535 - i), Payload: a.payload(topic, 1)})
+	}
 }
 
 func (a *actor) settling() bool {
