@@ -104,6 +104,7 @@ func TestGrowDrainRemove(t *testing.T) {
 	c.waitFor("n1 to send its clients away", func() bool { return !first.Available() })
 	c.stop(first)
 	c.nodes[0] = nil
+	c.waitFor("n2 to know that n1 has stopped", func() bool { return !n2.DrainOf("n1").Alive })
 	if err := n2.RemoveNode(ctx, "n1"); err != nil {
 		t.Fatal(err)
 	}
