@@ -25,11 +25,16 @@ func (n *Node) balance(ctx context.Context) {
 	tick := time.NewTicker(balanceInterval)
 	defer tick.Stop()
 	away := make(map[string]time.Time) // since when nodes have had no gateway, as far as this leader saw
+	inUse := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		// With its gateway a node has applied what was decided before it started.
+		if !inUse && n.ingress() != nil {
+			inUse = n.endDrain(ctx)
 		}
 		if _, leads := n.control.Leader(); !leads {
 			clear(away)
@@ -164,15 +169,18 @@ func (n *Node) DrainOf(node string) Drain {
 	}
 }
 
-// endDrain takes this node into use again: it starts, so it is wanted.
-func (n *Node) endDrain(ctx context.Context) {
+// endDrain takes this node into use again: it has started, so it is wanted.
+func (n *Node) endDrain(ctx context.Context) bool {
+	if !n.DrainOf(n.name).Draining {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	if n.DrainOf(n.name).Draining {
-		if err := n.Undrain(ctx, n.name); err != nil {
-			n.log.Warn("this node stays drained", "error", err)
-		}
+	err := n.Undrain(ctx, n.name)
+	if err != nil {
+		n.log.Warn("this node is still drained", "error", err)
 	}
+	return err == nil
 }
 
 // checkDrained tells the gateway when this node is empty and its clients should go, and

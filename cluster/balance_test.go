@@ -118,4 +118,10 @@ func TestGrowDrainRemove(t *testing.T) {
 	if m := n2.control.State().Member("n1"); m.Number != 5 {
 		t.Errorf("n1 came back as %+v", m)
 	}
+	if err := n2.Drain(ctx, "n1", false); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(back)
+	back = c.start(0, 0, first.o.Dir)
+	c.waitFor("n1 to be in use again", func() bool { return back.Available() && !n2.DrainOf("n1").Draining })
 }

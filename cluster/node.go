@@ -252,7 +252,6 @@ func (n *Node) life(ctx context.Context) {
 	n.goes(n.maintain)
 	n.goes(n.snapshots)
 	n.goes(n.balance)
-	n.endDrain(ctx)
 	tick := time.NewTicker(placementInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
