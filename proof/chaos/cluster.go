@@ -179,6 +179,19 @@ func (c *cluster) await(ctx context.Context) error {
 	}
 }
 
+// drained says what the nodes still have to deliver.
+func (c *cluster) drained(ctx context.Context) error {
+	for _, n := range c.nodes {
+		for _, metric := range []string{"flotilla_queued_messages", "flotilla_inflight_messages", "flotilla_outbox_messages",
+			"flotilla_gateway_queued_messages", "flotilla_lane_items"} {
+			if k, err := n.sum(ctx, metric, ""); err != nil || k > 0 {
+				return errors.Join(fmt.Errorf("%s: %s is %g", n.name, metric, k), err)
+			}
+		}
+	}
+	return nil
+}
+
 // ready polls until all nodes serve clients.
 func (c *cluster) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)

@@ -128,18 +128,19 @@ func (d *disk) lost() bool {
 	return err != nil || len(b) == 0
 }
 
-// logFiles are the files under a data folder that hold logs and marks, without empty ones.
+// logFiles are the files under a data folder that hold logs and high-water marks.
 func logFiles(data string) (out []string, err error) {
 	err = filepath.WalkDir(data, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
 		rel, _ := filepath.Rel(data, path) // path is under data
-		if !strings.HasPrefix(rel, "log/") && rel != "marks" && rel != "control.bolt" {
+		ext := filepath.Ext(rel)
+		if ext != ".log" && ext != ".sst" && !strings.HasPrefix(e.Name(), "MANIFEST") && rel != "marks" && rel != "control.bolt" {
 			return nil
 		}
 		info, err := e.Info()
-		if err == nil && info.Size() > 0 && e.Name() != "LOCK" {
+		if err == nil && info.Size() > 0 {
 			out = append(out, path)
 		}
 		return err

@@ -263,12 +263,17 @@ func (n *node) get(ctx context.Context, path string) ([]byte, error) {
 	return b, err
 }
 
-// metric sums a metric's values over all its labels that contain with; 0 if the node does not
-// answer.
-func (n *node) metric(ctx context.Context, name, with string) (sum float64) {
+// metric is read with an error taken as 0: the node does not answer.
+func (n *node) metric(ctx context.Context, name, with string) float64 {
+	sum, _ := n.sum(ctx, name, with)
+	return sum
+}
+
+// sum adds up a metric's values over all its labels that contain with.
+func (n *node) sum(ctx context.Context, name, with string) (sum float64, err error) {
 	b, err := n.get(ctx, "/metrics")
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -279,7 +284,7 @@ func (n *node) metric(ctx context.Context, name, with string) (sum float64) {
 			sum += k
 		}
 	}
-	return sum
+	return sum, nil
 }
 
 // status is what is needed of /api/v1/status.

@@ -44,6 +44,8 @@ const (
 	// probesPerNode makes enough of them for a distribution, and too few to be a load.
 	probesPerNode = 4
 	probePause    = 20 * time.Millisecond
+	// retryPause is the longest pause between two attempts to connect; the first is probePause.
+	retryPause = 250 * time.Millisecond
 )
 
 // probes are all probes of a round.
@@ -155,6 +157,7 @@ func (ps *probes) conns() map[*probe]uint64 {
 func (p *probe) run(ctx context.Context) {
 	subscribed := false
 	next := p.home
+	retry := probePause
 	var waiting *client.Token
 	var sent time.Time
 	for ctx.Err() == nil {
@@ -164,8 +167,11 @@ func (p *probe) run(ctx context.Context) {
 		}
 		if !p.session.Connected() {
 			p.rested.Store(false)
-			if !p.connect(ctx, p.targets[next], &subscribed) {
-				pause(ctx, probePause)
+			if p.connect(ctx, p.targets[next], &subscribed) {
+				retry = probePause
+			} else {
+				pause(ctx, retry)
+				retry = min(2*retry, retryPause)
 			}
 			next = (next + 1) % len(p.targets)
 			continue

@@ -29,8 +29,9 @@ type injection struct {
 	c         *cluster
 	n         *node // the node that suffers
 	rng       *rand.Rand
-	effective bool   // it was seen to take hold
-	note      string // what is worth knowing of it
+	before    float64 // what a row has measured before the fault
+	effective bool    // it was seen to take hold
+	note      string  // what is worth knowing of it
 	// finding is a promise that was seen broken without a history.
 	finding string
 }

@@ -19,23 +19,22 @@ const (
 
 var diskRows = []row{
 	{name: "slow disk", needs: []need{disks}, inject: func(ctx context.Context, x *injection) error {
-		before := x.slowWrites(ctx)
+		x.before = x.slowWrites(ctx)
 		end := time.Now().Add(3*time.Second + time.Duration(x.rng.Int64N(int64(5*time.Second))))
 		var err error
 		for err == nil && ctx.Err() == nil && time.Now().Before(end) {
 			err = x.stall(ctx, 100*time.Millisecond, 400*time.Millisecond)
 			x.hold(ctx, 10*time.Millisecond, 50*time.Millisecond)
 		}
-		x.effective = x.slowWrites(ctx) > before || !x.n.running()
 		return err
-	}},
+	}, after: slowed},
 	{name: "stalled disk", needs: []need{disks}, inject: func(ctx context.Context, x *injection) error {
-		before := x.slowWrites(ctx)
+		x.before = x.slowWrites(ctx)
 		x.n.may() // a node may give a disk up that does not answer
 		err := x.stall(ctx, 2*time.Second, 10*time.Second)
-		x.effective = x.slowWrites(ctx) > before || !x.n.running()
+		x.effective = !x.n.running()
 		return err
-	}},
+	}, after: slowed},
 	{name: "failing disk", needs: []need{disks}, inject: func(_ context.Context, x *injection) error {
 		x.n.may()
 		if err := x.n.disk.shutdown(flushJournal); err != nil {
@@ -104,6 +103,11 @@ func (x *injection) stall(ctx context.Context, low, high time.Duration) error {
 	}
 	x.hold(ctx, low, high)
 	return x.n.disk.thaw()
+}
+
+// slowed says whether the node has had writes that took long.
+func slowed(ctx context.Context, x *injection) {
+	x.effective = x.effective || x.slowWrites(ctx) > x.before
 }
 
 // slowWrites counts the node's durable writes that took long.

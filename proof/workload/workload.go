@@ -44,16 +44,21 @@ type Config struct {
 	// Operation bounds each CONNECT, SUBSCRIBE and UNSUBSCRIBE; after it the client gives
 	// the connection up.
 	Operation time.Duration
+	// Retry bounds the drawn pause after an attempt to connect that failed.
+	Retry time.Duration
 	// KeepAlive in seconds finds connections to nodes that are silent.
 	KeepAlive uint16
 	// Settled is how long nothing must happen before the workload is called quiet.
 	Settled time.Duration
+	// Drained, if set, must also say nil before it is: a broker on a busy machine may owe
+	// something for longer than Settled.
+	Drained func(context.Context) error
 }
 
 // Defaults returns a small mixed workload.
 func Defaults(seed uint64) Config {
 	return Config{Seed: seed, Publishers: 6, Subscribers: 6, Retainers: 3, Visitors: 3, Topics: 8, Think: 20 * time.Millisecond,
-		Operation: 5 * time.Second, KeepAlive: 4, Settled: 3 * time.Second}
+		Operation: 5 * time.Second, Retry: 100 * time.Millisecond, KeepAlive: 4, Settled: 3 * time.Second}
 }
 
 // maxUnanswered bounds what a publisher has on its way and queued.
@@ -115,13 +120,14 @@ func (w *Workload) Settle(ctx context.Context) error {
 	close(w.settling)
 	seen := uint64(w.cfg.Recorder.Len())
 	last := time.Now()
+	var drained error
 	ticker := time.NewTicker(w.cfg.Settled / 10)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			w.cfg.Recorder.Quiet()
-			return fmt.Errorf("%w: %s", ErrUnsettled, w.unsettled())
+			return errors.Join(fmt.Errorf("%w: %s", ErrUnsettled, w.unsettled()), drained)
 		case <-ticker.C:
 		}
 		for _, e := range w.cfg.Recorder.Since(seen) {
@@ -130,7 +136,13 @@ func (w *Workload) Settle(ctx context.Context) error {
 				last = time.Now()
 			}
 		}
-		if w.unsettled() == "" && time.Since(last) >= w.cfg.Settled {
+		if w.unsettled() != "" || time.Since(last) < w.cfg.Settled {
+			continue
+		}
+		if w.cfg.Drained != nil {
+			drained = w.cfg.Drained(ctx)
+		}
+		if drained == nil {
 			w.cfg.Recorder.Quiet()
 			return nil
 		}
@@ -288,7 +300,7 @@ func (a *actor) reconnect(leave client.Leave) {
 	present, err := a.session.Connect(ctx, a.w.cfg.Targets[node], a.clean, leave)
 	cancel()
 	if err != nil {
-		a.pause(100) // a node that is down should not be asked in a tight loop
+		a.pause(int(a.w.cfg.Retry.Milliseconds())) // a node that is down should not be asked in a tight loop
 		return
 	}
 	a.ever = true
