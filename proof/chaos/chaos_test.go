@@ -75,8 +75,16 @@ func TestTags(t *testing.T) {
 			t.Errorf("%q is of %d (%t), want %d", name, pid, ok, want)
 		}
 	}
-	if dead(os.Getpid()) {
-		t.Error("we are dead")
+	ended := exec.Command("true")
+	if err := ended.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := ended.Process.Pid
+	if err := ended.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if dead(os.Getpid()) || !dead(pid) {
+		t.Errorf("we are dead: %t; what has ended is: %t", dead(os.Getpid()), dead(pid))
 	}
 }
 

@@ -159,6 +159,7 @@ func (c *cluster) targets() (out []client.Target) {
 // await polls until every node says that the cluster has its full strength.
 func (c *cluster) await(ctx context.Context) error {
 	limit := 3 * c.limit
+	run := ctx
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
@@ -172,6 +173,8 @@ func (c *cluster) await(ctx context.Context) error {
 			return nil
 		}
 		select {
+		case <-run.Done():
+			return run.Err()
 		case <-ctx.Done():
 			return fmt.Errorf("not whole within %v: %w", limit, err)
 		case <-time.After(100 * time.Millisecond):

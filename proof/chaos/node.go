@@ -229,11 +229,7 @@ func (n *node) stop() error {
 }
 
 // stopped says whether the kernel has the process stopped.
-func (n *node) stopped() bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.pid()))
-	_, after, ok := strings.Cut(string(b), ") ")
-	return err == nil && ok && strings.HasPrefix(after, "T")
-}
+func (n *node) stopped() bool { return processState(n.pid()) == "T" }
 
 // anonymous is the process's memory in bytes, without files.
 func (n *node) anonymous() uint64 {

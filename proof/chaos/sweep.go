@@ -37,8 +37,22 @@ func taggedBy(name string) (int, bool) {
 	return pid, err == nil
 }
 
-// dead says whether no process has the pid.
-func dead(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+// dead says whether no process has the pid, or one that has ended and that nobody has asked for.
+func dead(pid int) bool {
+	state := processState(pid)
+	return state == "" || state == "Z" || state == "X"
+}
+
+// processState is the letter that the kernel has for it (man proc_pid_stat); "": there is none.
+func processState(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	_, after, _ := strings.Cut(string(b), ") ")
+	state, _, _ := strings.Cut(after, " ")
+	return state
+}
 
 // sweep removes what was made by processes that of names. Nothing of theirs may run any more.
 func sweep(of func(pid int) bool) error {
