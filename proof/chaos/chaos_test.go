@@ -35,7 +35,7 @@ func TestSmoke(t *testing.T) {
 	o.length, o.round, o.publishers = 15*time.Second, 15*time.Second, 4
 	o.limit = 5 * time.Minute // a machine may be busy
 	o.rows = selected(o.rows, []string{"cut off from nodes", "unsynced writes lost"})
-	o.thresholds = check.Thresholds{Acks: 100, Faults: 1}
+	o.thresholds = check.Thresholds{Acks: 100}
 	build := exec.Command("go", "build", "-o", o.binary, "github.com/flotilla-mqtt/flotilla/cmd/node")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -118,14 +118,15 @@ func TestTable(t *testing.T) {
 // as does one in which too little happened.
 func TestVerdict(t *testing.T) {
 	r := newResult()
-	r.stats.Acks = 10
+	r.add(&check.Report{Stats: check.Stats{Acks: 6, Effective: 1}})
+	r.add(&check.Report{Stats: check.Stats{Acks: 4}})
 	r.done("a", true, 0)
 	r.done("b", false, 0)
 	if err := r.verdict(check.Thresholds{Acks: 10, Faults: 1}); err != nil {
 		t.Error(err)
 	}
 	if r.verdict(check.Thresholds{Acks: 10, Faults: 2}) == nil {
-		t.Error("a fault without effect counts")
+		t.Error("a fault that nobody noticed counts")
 	}
 	faults := []injected{{row: "a", seq: 10}, {row: "b", seq: 20}}
 	in := func(seq uint64, packet string) history.Event {

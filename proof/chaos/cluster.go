@@ -186,7 +186,8 @@ func (c *cluster) await(ctx context.Context) error {
 func (c *cluster) drained(ctx context.Context) error {
 	for _, n := range c.nodes {
 		for _, metric := range []string{"flotilla_queued_messages", "flotilla_inflight_messages", "flotilla_outbox_messages",
-			"flotilla_gateway_queued_messages", "flotilla_lane_items"} {
+			"flotilla_gateway_queued_messages", "flotilla_lane_items", "flotilla_shared_queued_messages",
+			"flotilla_shared_assigned_messages"} {
 			if k, err := n.sum(ctx, metric, ""); err != nil || k > 0 {
 				return errors.Join(fmt.Errorf("%s: %s is %g", n.name, metric, k), err)
 			}

@@ -30,7 +30,7 @@ type counts struct {
 }
 
 func newResult() *result {
-	return &result{rows: map[string]*counts{}, gaps: map[string]*gaps{}, stats: check.Stats{Faults: map[string]int{}}}
+	return &result{rows: map[string]*counts{}, gaps: map[string]*gaps{}}
 }
 
 func (r *result) row(name string) *counts {
@@ -46,7 +46,6 @@ func (r *result) done(row string, effective bool, recovery time.Duration) {
 	c.injected++
 	if effective {
 		c.effective++
-		r.stats.Faults[row]++ // only effective ones make a run count
 	}
 	c.recovery = append(c.recovery, recovery)
 }
@@ -69,6 +68,9 @@ func (r *result) add(report *check.Report) {
 	r.stats.Published += s.Published
 	r.stats.Acks += s.Acks
 	r.stats.Delivered += s.Delivered
+	r.stats.Retained += s.Retained
+	r.stats.Shared += s.Shared
+	r.stats.Effective += s.Effective
 	r.stats.Resumes += s.Resumes
 	r.stats.DupResends += s.DupResends
 	r.stats.Ambiguous += s.Ambiguous
@@ -130,9 +132,10 @@ func (r *result) table(w io.Writer, rows []row, skipped func(row) string) {
 // totals writes the figures of the clients.
 func (r *result) totals(w io.Writer) {
 	s := r.stats
-	fmt.Fprintf(w, "%d rounds, %s of traffic: %d messages published, %d acknowledged for good, %d delivered; %d connections, "+
-		"%d resumes on another node, %d resends with DUP, %d operations that were never answered; %d digests of replicas compared.\n",
-		r.rounds, s.Length.Round(time.Second), s.Published, s.Acks, s.Delivered, s.Connections, s.Resumes, s.DupResends, s.Ambiguous,
+	fmt.Fprintf(w, "%d rounds, %s of traffic: %d messages published, %d acknowledged for good, %d delivered, %d of them to groups, "+
+		"and %d retained copies; %d faults that clients noticed; %d connections, %d resumes on another node, %d resends with DUP, "+
+		"%d operations that were never answered; %d digests of replicas compared.\n", r.rounds, s.Length.Round(time.Second),
+		s.Published, s.Acks, s.Delivered, s.Shared, s.Retained, s.Effective, s.Connections, s.Resumes, s.DupResends, s.Ambiguous,
 		r.compared)
 }
 

@@ -41,7 +41,7 @@ func (k *chaos) round(ctx context.Context, number int, until time.Time) error {
 	cfg := workload.Defaults(k.o.seed + uint64(number))
 	cfg.Prefix, cfg.Recorder, cfg.Targets = prefix, rec, k.c.targets()
 	cfg.Dial = func(string) client.Dialer { return client.TCP }
-	cfg.Drained, cfg.Retry = k.c.drained, 400*time.Millisecond
+	cfg.Drained, cfg.Retry, cfg.Members, cfg.MemberWindow = k.c.drained, 400*time.Millisecond, 4, 100
 	cfg.Publishers, cfg.Think = k.o.publishers, k.o.think
 	w, ps := workload.New(cfg), startProbes(prefix, cfg.Targets, rec)
 	defer ps.close()

@@ -110,12 +110,12 @@ func (w *Workload) member(a *actor, cfg *client.SessionConfig, i int) {
 		cfg.Expiry = 0
 	}
 	if cfg.Version == 5 {
-		cfg.ReceiveMaximum = uint16(5 + 10*i)
+		cfg.ReceiveMaximum = w.cfg.MemberWindow + uint16(10*i)
 	}
 	cfg.HoldAck = a.holdAck()
-	filter := history.Filter{Filter: "$share/crew/t/#", QoS: byte(1 + i/2%2)}
+	filter := history.Filter{Filter: "$share/crew/" + w.cfg.Prefix + "t/#", QoS: byte(1 + i/2%2)}
 	if i == 0 {
-		filter = history.Filter{Filter: "$share/solo/t/#", QoS: 2}
+		filter = history.Filter{Filter: "$share/solo/" + w.cfg.Prefix + "t/#", QoS: 2}
 	}
 	subscribed := false
 	subscribe := func() {

@@ -34,6 +34,9 @@ type Config struct {
 	Retainers int
 	// Members share a subscription to all topics; the first has one of its own.
 	Members int
+	// MemberWindow is the Receive Maximum of the first member; the others have more. What one
+	// member gets in a second is bounded by it.
+	MemberWindow uint16
 	// Visitors subscribe to topics that nobody has used before; on each node a caller
 	// publishes to one at once when its visitor has SUBACK or UNSUBACK.
 	Visitors int
@@ -57,7 +60,7 @@ type Config struct {
 
 // Defaults returns a small mixed workload.
 func Defaults(seed uint64) Config {
-	return Config{Seed: seed, Publishers: 6, Subscribers: 6, Retainers: 3, Visitors: 3, Topics: 8, Think: 20 * time.Millisecond,
+	return Config{Seed: seed, Publishers: 6, Subscribers: 6, Retainers: 3, MemberWindow: 5, Visitors: 3, Topics: 8, Think: 20 * time.Millisecond,
 		Operation: 5 * time.Second, Retry: 100 * time.Millisecond, KeepAlive: 4, Settled: 3 * time.Second}
 }
 
