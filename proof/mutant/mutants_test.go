@@ -50,8 +50,8 @@ type row struct {
 	kinds string
 	// notSim, if it is not empty, says why the simulation cannot find it.
 	notSim string
-	// quick: CI runs the simulation with this seed, which finds it each time.
-	quick uint64
+	// quick: CI runs the simulation, which finds it soon.
+	quick bool
 }
 
 var mutants = []row{
@@ -78,10 +78,10 @@ var mutants = []row{
 	{name: "short-log-accepted", kinds: "rolled-back", bug: "a log accepted that ends before its mark", also: []detector{lostTail}},
 	{name: "snapshot-without-inbound", kinds: "power-cut", bug: "snapshot without QoS 2 ids in use", also: []detector{model}},
 	{name: "snapshot-without-marks", kinds: "crash", bug: "snapshot without marks of lanes", also: []detector{model}},
-	{name: "suback-early", kinds: "slow", bug: "SUBACK before all nodes know the interest", quick: 1},
-	{name: "takeover-unfenced", kinds: "slow", bug: "CONNACK before the old connection is closed", quick: 1},
+	{name: "suback-early", kinds: "slow", bug: "SUBACK before all nodes know the interest", quick: true},
+	{name: "takeover-unfenced", kinds: "slow", bug: "CONNACK before the old connection is closed"},
 	{name: "unadmitted-votes", kinds: "wiped", bug: "a wiped replica votes under its old name", also: []detector{votes}},
-	{name: "unsuback-early", kinds: "slow", bug: "UNSUBACK before the commit", quick: 1},
+	{name: "unsuback-early", kinds: "slow", bug: "UNSUBACK before the commit", quick: true},
 	{name: "will-dropped-with-node", kinds: "crash", bug: "wills of a dead node's clients dropped", also: []detector{model}},
 }
 
@@ -180,7 +180,7 @@ func TestAllMutants(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			var by []string
 			if m.notSim == "" {
-				run, signs := search(t, b, m)
+				run, signs := search(t, b, m, *seedsFlag)
 				by = append(by, fmt.Sprintf("simulation, seed %d, %s: %s", run.seed, run.kinds, signs))
 				if !acquitted[run] {
 					if found, out := b.simulate(t, run, ""); found {
@@ -210,15 +210,15 @@ func TestAllMutants(t *testing.T) {
 }
 
 // search tries seeds until one finds the mutant.
-func search(t *testing.T, b *binaries, m row) (run seeded, signs string) {
+func search(t *testing.T, b *binaries, m row, seeds int) (run seeded, signs string) {
 	t.Helper()
-	for seed := uint64(1); seed <= uint64(*seedsFlag); seed++ {
+	for seed := uint64(1); seed <= uint64(seeds); seed++ {
 		run = seeded{seed, m.kinds}
 		if found, out := b.simulate(t, run, m.name); found {
 			return run, signsOf(out)
 		}
 	}
-	t.Fatalf("not found by the simulation with %d seeds", *seedsFlag)
+	t.Fatalf("not found by the simulation with %d seeds", seeds)
 	return run, ""
 }
 
@@ -260,19 +260,20 @@ func TestCommonMutants(t *testing.T) {
 					t.Errorf("not found by %s of %s", d.test, d.pkg)
 				}
 			}
-			if m.quick != 0 {
-				found, out := b.simulate(t, seeded{m.quick, m.kinds}, m.name)
-				if !found {
-					t.Errorf("not found by the simulation with seed %d", m.quick)
-				}
-				t.Log(signsOf(out))
+			if m.quick {
+				run, signs := search(t, b, m, quickSeeds)
+				t.Logf("simulation, seed %d: %s", run.seed, signs)
 			}
-			if len(m.also) == 0 && m.quick == 0 {
+			if len(m.also) == 0 && !m.quick {
 				t.Log("left to `make mutants`")
 			}
 		})
 	}
 }
+
+// quickSeeds is how many seeds CI tries. Goroutines run in an order that no seed decides, so one
+// alone may once miss what it finds nearly always.
+const quickSeeds = 3
 
 // update replaces the table in the documentation.
 func update(t *testing.T, table []string) {
