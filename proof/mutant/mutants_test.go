@@ -199,6 +199,9 @@ func TestAllMutants(t *testing.T) {
 				}
 				by = append(by, fmt.Sprintf("%s (`%s`)", d.name, d.test))
 			}
+			if m.notSim != "" {
+				by = append(by, "not by the simulation: "+m.notSim)
+			}
 			line := fmt.Sprintf("| `%s` | %s | %s |", m.name, m.bug, strings.Join(by, "; "))
 			fmt.Println(line)
 			table = append(table, line)
