@@ -40,8 +40,9 @@ type founder struct {
 	// cluster is the id of the cluster that this data folder is part of.
 	cluster string
 
-	name, detail string // phase
-	noted        bool   // keyCluster names this replica
+	began        time.Duration // boottime of Open
+	name, detail string        // phase
+	noted        bool          // keyCluster names this replica
 }
 
 // Phases of Status.
@@ -53,7 +54,7 @@ const (
 
 // openFounder reads what the disk says.
 func openFounder(c *Control) (*founder, error) {
-	f := &founder{c: c, name: phaseFounding}
+	f := &founder{c: c, name: phaseFounding, began: c.opt.Boottime()}
 	var promise, attempts, cluster ctlpb.FoundingPromise
 	for key, m := range map[string]*ctlpb.FoundingPromise{keyPromise: &promise, keyAttempts: &attempts, keyCluster: &cluster} {
 		if b, ok := c.opt.Meta.Meta(key); ok {
@@ -159,27 +160,6 @@ func (f *founder) run() {
 	f.stay()
 }
 
-// overlookedAfter is how long a node may hear no leader, which is longer than elections
-// take, before it asks whether it is still a member.
-const overlookedAfter = 3 * time.Second
-
-// stay joins again when the cluster has removed this node, which nobody tells it.
-func (f *founder) stay() {
-	c := f.c
-	heard := c.opt.Boottime()
-	for c.pause(overlookedAfter/3, nil) {
-		leader, _ := c.Leader()
-		if leader != "" {
-			heard = c.opt.Boottime()
-		}
-		if id := c.State().ClusterID; c.isVoter() && c.opt.Boottime()-heard < overlookedAfter {
-			f.say(phaseRunning, "cluster %s", id)
-		} else {
-			f.rejoin(id)
-		}
-	}
-}
-
 // stepPace is how often a node without a cluster looks around.
 const stepPace = 50 * time.Millisecond
 
@@ -196,7 +176,7 @@ func (f *founder) step() bool {
 	f.mu.Unlock()
 	seen := f.clusterSeen()
 	switch {
-	case hasLog && c.isVoter():
+	case hasLog && c.isVoter() && (cluster == "" || c.opt.Boottime()-f.began < overlookedAfter):
 		f.say(phaseFounding, "waiting for a quorum of the control group")
 	case bound != nil && seen == bound.Found.ClusterId:
 		f.say(phaseFounding, "cluster %s is being founded", seen)

@@ -107,6 +107,27 @@ func (f *founder) ask(bound *ctlpb.FoundingPromise) {
 	c.log.Info("founding: released from a promise", "founder", bound.Founder)
 }
 
+// overlookedAfter is how long a node may hear no leader, which is longer than elections
+// take, before it asks whether it is still a member: its own log may not know better.
+const overlookedAfter = 3 * time.Second
+
+// stay joins again when the cluster has removed this node, which nobody tells it.
+func (f *founder) stay() {
+	c := f.c
+	heard := c.opt.Boottime()
+	for c.pause(overlookedAfter/3, nil) {
+		leader, _ := c.Leader()
+		if leader != "" {
+			heard = c.opt.Boottime()
+		}
+		if id := c.State().ClusterID; c.isVoter() && c.opt.Boottime()-heard < overlookedAfter {
+			f.say(phaseRunning, "cluster %s", id)
+		} else {
+			f.rejoin(id)
+		}
+	}
+}
+
 // rejoinPace is how often a new replica asks to be admitted.
 const rejoinPace = 100 * time.Millisecond
 

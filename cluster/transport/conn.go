@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	grpcpeer "google.golang.org/grpc/peer"
@@ -140,13 +141,14 @@ func (c *conn) drop(forEver bool) {
 	}
 }
 
-// wake ends gRPC's own back-off.
+// wake ends gRPC's own back-off, by beginning anew: ClientConn.ResetConnectBackoff reads a
+// map while others may write it (grpc v1.84.0).
 func (c *conn) wake() {
 	c.mu.Lock()
-	cc := c.cc
+	failing := c.cc != nil && c.cc.GetState() == connectivity.TransientFailure
 	c.mu.Unlock()
-	if cc != nil {
-		cc.ResetConnectBackoff()
+	if failing {
+		c.reset()
 	}
 }
 
