@@ -73,8 +73,9 @@ type Options struct {
 	// Budget bounds the bytes of messages held by all partitions on this node;
 	// beyond its share a partition refuses PUBLISH. Default 1 GiB.
 	Budget int64
-	// SnapshotBytes is the size of a partition's log that causes a snapshot;
-	// default 64 MiB.
+	// SnapshotBytes is how much of a partition's log is written between two snapshots,
+	// and kept behind each; default 8 MiB. What a start has to apply again is at most this,
+	// or twice the size of the state.
 	SnapshotBytes int64
 	// MemTableBytes is how much of all logs is kept in memory before it is sorted into files;
 	// default 8 MiB.
@@ -139,7 +140,7 @@ func (o *Options) setDefaults() error {
 	orDefault(&o.LeaseTTL, 750*time.Millisecond)
 	orDefault(&o.OwnershipTime, 8*time.Second)
 	orDefault(&o.Budget, 1<<30)
-	orDefault(&o.SnapshotBytes, 64<<20)
+	orDefault(&o.SnapshotBytes, 8<<20)
 	orDefault(&o.CheckpointInterval, time.Minute)
 	orDefault(&o.ReplaceAfter, 15*time.Minute)
 	orDefault(&o.DiskReserve, 256<<20)

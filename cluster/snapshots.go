@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/flotilla-mqtt/flotilla/fsm"
 )
 
 const snapshotCheck = time.Second
@@ -23,11 +25,23 @@ func (n *Node) snapshots(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, r := range n.replicas.all() {
-			if ctx.Err() == nil && r.group.LogBytes() > n.o.SnapshotBytes {
+			if ctx.Err() == nil && r.snapshotDue() {
 				n.snapshot(r)
 			}
 		}
 	}
+}
+
+// snapshotDue says whether the log has outgrown what a start should have to apply again. A
+// large state is written less often: at most half as much goes into snapshots as into logs.
+func (r *replica) snapshotDue() bool {
+	since := r.group.LogBytes() - r.n.o.SnapshotBytes // what a snapshot leaves of the log
+	if since <= r.n.o.SnapshotBytes {
+		return false
+	}
+	var state int64
+	r.sm.read(func(m *fsm.Machine) { state = m.Bytes() })
+	return since > 2*state
 }
 
 func (n *Node) snapshot(r *replica) {
@@ -36,9 +50,9 @@ func (n *Node) snapshot(r *replica) {
 	if last <= first {
 		return
 	}
-	// Keep a quarter of the allowed bytes for followers that are a little behind.
+	// Keep as much as is applied between two snapshots for followers that were away.
 	size := r.group.LogBytes() / int64(last-first+1)
-	r.reload(func(c *raft.ReloadableConfig) { c.TrailingLogs = uint64(n.o.SnapshotBytes / 4 / max(size, 1)) })
+	r.reload(func(c *raft.ReloadableConfig) { c.TrailingLogs = uint64(n.o.SnapshotBytes / max(size, 1)) })
 	switch err := r.raft.Snapshot().Error(); {
 	case err == nil:
 		n.metrics.Snapshots.Add(1)
