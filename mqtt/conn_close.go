@@ -1,7 +1,9 @@
 package mqtt
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"time"
@@ -175,7 +177,11 @@ func (c *conn) log(was phase, e ending, remote net.Addr) {
 	if was != phaseNew { // before, the reader may be setting it
 		attrs = append(attrs, "client", c.client.ID)
 	}
-	c.srv.log.Info(msg, attrs...)
+	level := slog.LevelInfo
+	if e.Code == packet.ServerUnavailable {
+		level = slog.LevelDebug // all clients, again and again: the node says once that it cannot serve
+	}
+	c.srv.log.Log(context.Background(), level, msg, attrs...)
 }
 
 // timedOut ends a connection whose client, or whose session, has not come in time.
