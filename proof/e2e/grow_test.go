@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -71,8 +72,10 @@ func TestGrowAndShrink(t *testing.T) {
 			return !member
 		}, publish)
 	}
-	if got := sub.await(fmt.Sprint("m", sent-1)); len(got) != sent {
-		t.Errorf("%d of %d messages arrived", len(got), sent)
+	got := sub.await(fmt.Sprint("m", sent-1))
+	slices.Sort(got) // of QoS 1, what was under way when a node stopped may have come twice
+	if distinct := len(slices.Compact(got)); distinct != sent {
+		t.Errorf("%d of %d messages arrived", distinct, sent)
 	}
 	s.verdict()
 }
